@@ -52,5 +52,5 @@ def connect(node: Node, trusted: Path, me: Files | None = None) -> Iterator[Clie
     """Connect as somebody who trusts the server's certificate and shows this one, or none."""
     key, chain = (me.key.read_bytes(), me.certificate.read_bytes()) if me else (None, None)
     credentials = grpc.ssl_channel_credentials(trusted.read_bytes(), key, chain)
-    with Client(local(node), credentials=credentials, timeout_s=10) as client:
+    with Client(local(node), credentials=credentials) as client:
         yield client

@@ -85,7 +85,7 @@ class Site:
         credentials = grpc.ssl_channel_credentials(trusted, key, chain)
         shown = [*headers, *([("authorization", f"Bearer {token}")] if token else [])]
         address = f"localhost:{node.addresses[at].rpartition(':')[2]}"
-        with Client(address, instance, timeout_s=10, credentials=credentials) as client:
+        with Client(address, instance, credentials=credentials) as client:
             yield with_headers(client, shown) if shown else client
 
 

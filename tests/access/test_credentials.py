@@ -366,7 +366,7 @@ def test_a16_health_needs_no_token_and_on_a_port_for_certificates_http_says_it(h
 
 def test_a02_plain_text_to_a_port_with_tls_gets_nowhere(here: Here) -> None:
     port = here.node.addresses[CLOSED].rpartition(":")[2]
-    with Client(f"localhost:{port}", timeout_s=10) as client:
+    with Client(f"localhost:{port}") as client:
         assert outcome(client.capabilities) is UNAVAILABLE
 
 

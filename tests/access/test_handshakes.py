@@ -72,7 +72,7 @@ def test_each_refusal_is_told_to_the_operator(site: Site) -> None:
     with page.connect(site.node, site.trusted, stranger) as client:
         assert outcome(client.capabilities) is UNAVAILABLE
     told("not one that is let in")
-    with Client(page.local(site.node), timeout_s=10) as plain:
+    with Client(page.local(site.node)) as plain:
         assert outcome(plain.capabilities) is UNAVAILABLE
     told("what came is not TLS; plain text?")
     _old_tls(site, site.alice)
@@ -94,7 +94,7 @@ def test_tls_to_a_plain_port_is_closed_and_the_client_knows_why(tmp_path: Path) 
     trusted = self_signed(tmp_path).certificate
     credentials = grpc.ssl_channel_credentials(trusted.read_bytes())
     with serve(tmp_path / "data") as node:
-        with Client(node.address, credentials=credentials, timeout_s=10) as client:
+        with Client(node.address, credentials=credentials) as client:
             with pytest.raises(grpc.RpcError) as failed:
                 client.capabilities()
             assert "WRONG_VERSION_NUMBER" in str(failed.value) or "SSL" in str(failed.value)

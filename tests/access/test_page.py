@@ -126,7 +126,7 @@ def test_a02_nobody_pushes_without_a_certificate_or_in_plain_text(site: Site) ->
     data = b"never stored: no certificate"
     with page.connect(site.push, site.trusted) as client:
         assert outcome(lambda: client.write(data)) is UNAVAILABLE
-    with Client(page.local(site.push), timeout_s=10) as client:
+    with Client(page.local(site.push)) as client:
         assert outcome(lambda: client.write(data)) is UNAVAILABLE
     assert not stored(site, data)
 

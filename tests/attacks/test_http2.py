@@ -142,7 +142,7 @@ def test_w43_another_protocol_is_closed_at_once(tmp_path: Path, data: bytes) -> 
         opened = connect(node.node.address, ATTACKER, 20, stack)
         for one in opened:
             one.sendall(data)
-        wait_until(lambda: closed(opened) == len(opened), "all are closed", timeout_s=10)
+        wait_until(lambda: closed(opened) == len(opened), "all are closed")
         lines = node.node.log.count('"event": "connection_refused"')
         assert 1 <= lines <= 11
 
@@ -151,7 +151,7 @@ def test_plain_text_on_a_port_with_tls_is_closed_and_logged(tmp_path: Path) -> N
     with Attacked(tmp_path, settings=HTTP2) as node, ExitStack() as stack:
         (one,) = connect(node.node.address, ATTACKER, 1, stack)
         one.sendall(PREFACE)
-        wait_until(lambda: closed([one]) == 1, "it is closed", timeout_s=10)
+        wait_until(lambda: closed([one]) == 1, "it is closed")
         wait_until(lambda: "what came is not TLS" in node.node.log, "a line about it")
 
 

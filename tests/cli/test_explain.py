@@ -226,7 +226,7 @@ def test_what_peers_have_acknowledged_and_what_they_say_now(tmp_path: Path) -> N
                 said = {each["name"]: each["answer"] for each in facts.get("peers", ())}
                 return said if said.get("there", "").startswith("acknowledged") else None
 
-            wait_until(acknowledged, "the peer has it", timeout_s=30)
+            wait_until(acknowledged, "the peer has it")
             said = acknowledged()
             assert said is not None
             assert said["gone"].startswith("not known: it needs a resync")

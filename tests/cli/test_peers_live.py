@@ -57,7 +57,7 @@ def here(tmp_path: Path, there: Node) -> Iterator[Node]:
     with serve(tmp_path / "here", settings, name="here") as node, Client(node.address) as client:
         for data in BLOBS:
             client.write(data)
-        wait_until(lambda: caught_up(node), "they have met", timeout_s=30)
+        wait_until(lambda: caught_up(node), "they have met")
         yield node
 
 
@@ -87,7 +87,7 @@ def test_r05_what_a_peer_refuses_is_parked_with_its_reason_and_tried_again_on_re
             with Client(here.address) as client:
                 client.write(b"y" * 100_000)
                 client.write(BLOBS[0])
-            wait_until(lambda: peer(here).get("parked") == 1, "it is parked", timeout_s=30)
+            wait_until(lambda: peer(here).get("parked") == 1, "it is parked")
             (row,) = run("parked", "--config", here.config_path)["parked"]
             assert row["object"] == str(digest_of(b"y" * 100_000))
             assert str(64 * 1024) in row["reason"]

@@ -55,7 +55,7 @@ def test_o21_the_service_manager_is_told(
     name = f"@federation-test-{os.getpid()}" if abstract else str(tmp_path / "notify")
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind(f"\0{name[1:]}" if abstract else name)
-        manager.settimeout(10)
+        manager.settimeout(60)
         monkeypatch.setenv("NOTIFY_SOCKET", name)
         systemd.notify("READY=1")
         assert manager.recv(100) == b"READY=1"

@@ -99,9 +99,9 @@ def test_who_comes_while_the_node_restarts_waits(
             assert node.stop() == 0
         else:
             node.kill()
-        with Client(manager.addresses[0], timeout_s=20) as client:
+        with Client(manager.addresses[0]) as client:
             waiting = client.capabilities_stub.GetCapabilities.future(
-                reapi.GetCapabilitiesRequest(), timeout=20
+                reapi.GetCapabilitiesRequest(), timeout=60
             )
             with pytest.raises(grpc.FutureTimeoutError):
                 waiting.result(timeout=0.3)

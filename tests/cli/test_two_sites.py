@@ -94,15 +94,15 @@ def test_what_is_pushed_at_either_site_is_soon_at_both_and_crosses_once(
     sites: tuple[Site, Site],
 ) -> None:
     paris, tokyo = sites
-    wait_until(lambda: are_alike(*sites), "they have met", timeout_s=30)
+    wait_until(lambda: are_alike(*sites), "they have met")
     with paris.client() as here, tokyo.client() as there:
         for data in (LARGE, SMALL):
             here.write(data)
         here.push_blob("urn:a", digest_of(LARGE), [digest_of(SMALL)])
         there.write(b"theirs")
         there.update_action_result(ACTION, action_result([("out", digest_of(b"theirs"))]))
-        wait_until(lambda: there.fetch_blob("urn:a") == digest_of(LARGE), "the asset", timeout_s=30)
-        wait_until(lambda: here.get_action_result(ACTION) is not None, "the result", timeout_s=30)
+        wait_until(lambda: there.fetch_blob("urn:a") == digest_of(LARGE), "the asset")
+        wait_until(lambda: here.get_action_result(ACTION) is not None, "the result")
         assert there.read(digest_of(LARGE)) == LARGE
         wait_until(lambda: are_alike(*sites), "all is acknowledged")
         wait_until(lambda: sent(paris) >= 3 and sent(tokyo) >= 2, "it is counted")
@@ -115,7 +115,7 @@ def sent(site: Site) -> int:
 
 def test_a_site_that_was_down_gets_what_it_missed(sites: tuple[Site, Site]) -> None:
     paris, tokyo = sites
-    wait_until(lambda: are_alike(*sites), "they have met", timeout_s=30)
+    wait_until(lambda: are_alike(*sites), "they have met")
     tokyo.node.stop()
     with paris.client() as here:
         here.write(SMALL)
@@ -123,7 +123,7 @@ def test_a_site_that_was_down_gets_what_it_missed(sites: tuple[Site, Site]) -> N
     wait_until(lambda: paris.peer()["lag-objects"] == 2, "the lag is seen")
     with tokyo.start().client() as there:
         arrived = digest_of(SMALL)
-        wait_until(lambda: there.fetch_blob("urn:a") == arrived, "it arrives", timeout_s=30)
+        wait_until(lambda: there.fetch_blob("urn:a") == arrived, "it arrives")
 
 
 def test_only_the_other_node_gets_in_where_it_is_let_in(sites: tuple[Site, Site]) -> None:
@@ -135,7 +135,7 @@ def test_only_the_other_node_gets_in_where_it_is_let_in(sites: tuple[Site, Site]
         roots = folder / "paris-server.crt"
         credentials = grpc.ssl_channel_credentials(*(p.read_bytes() for p in (roots, *pair)))
         address = paris.node.addresses[1]
-        with Client(address, timeout_s=5, credentials=credentials) as client:
+        with Client(address, credentials=credentials) as client:
             return outcome(lambda: client.write(b"x"))
 
     assert write_as("tokyo") is grpc.StatusCode.OK

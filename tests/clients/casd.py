@@ -35,7 +35,7 @@ def casd(
     try:
         with Client(address, instance) as client:
             try:
-                grpc.channel_ready_future(client.channel).result(timeout=20)
+                grpc.channel_ready_future(client.channel).result(timeout=60)
             except grpc.FutureTimeoutError:
                 said = (folder / "log").read_text(errors="replace")
                 raise AssertionError(f"casd did not come up:\n{said}") from None

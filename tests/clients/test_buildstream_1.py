@@ -116,9 +116,9 @@ def test_both_services_have_one_name_space(site: Site, project: Project) -> None
     alice.bst("build", "all.bst")
     reference = f"shop/all/{alice.key('all.bst')}"
     with page.connect(site.pull, site.trusted) as client:
-        found = client.fetch.FetchDirectory(_v1(reference), timeout=10)
+        found = client.fetch.FetchDirectory(_v1(reference), timeout=60)
         storage = ReferenceStorageStub(client.channel)
-        kept = storage.GetReference(GetReferenceRequest(key=reference), timeout=10)
+        kept = storage.GetReference(GetReferenceRequest(key=reference), timeout=60)
     assert found.root_directory_digest == kept.digest
 
 
@@ -147,4 +147,4 @@ def test_a_mirror_serves_what_was_pushed_to_another_node(
         assert bob.checkout("all.bst") == alice.checkout("all.bst")
         with Client(mirror.address) as client:
             reference = f"shop/all/{alice.key('all.bst')}"
-            assert client.fetch.FetchDirectory(_v1(reference), timeout=10).uri
+            assert client.fetch.FetchDirectory(_v1(reference), timeout=60).uri

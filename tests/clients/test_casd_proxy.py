@@ -98,7 +98,7 @@ def test_a_tree_is_fetched_level_by_level(tmp_path: Path, node: Node) -> None:
         one.write(LARGE)
     with casd(tmp_path / "two", *proxied(node)) as two:
         request = reapi.GetTreeRequest(root_digest=message(digest_of(directories[1])))
-        pages = list(two.cas.GetTree(request, timeout=30))
+        pages = list(two.cas.GetTree(request, timeout=60))
     assert sorted(d.SerializeToString() for page in pages for d in page.directories) == sorted(
         directories
     )

@@ -20,7 +20,7 @@ from tests.clients.buildstream import ELEMENTS, Project, User, artifacts, queue
 from tests.clients.tools import tool
 from tests.support.certificates import Files, self_signed
 from tests.support.polling import wait_until
-from tests.support.ports import free_ports
+from tests.support.ports import held_ports
 from tests.support.process import Node, serve
 from tests.support.process_client import Client, outcome
 
@@ -45,7 +45,7 @@ class Site(NamedTuple):
     def connect(self, address: str, me: Files | None = None) -> Client:
         key, chain = (me.key.read_bytes(), me.certificate.read_bytes()) if me else (None, None)
         credentials = grpc.ssl_channel_credentials(self.trusted.read_bytes(), key, chain)
-        return Client(address, credentials=credentials, timeout_s=30)
+        return Client(address, credentials=credentials)
 
     def server(self, address: str, *, push: bool, me: Files | None = None) -> dict[str, Any]:
         """Return BuildStream's entry of one server."""
@@ -71,7 +71,7 @@ def nginx(folder: Path, text: str) -> Iterator[None]:
             yield
         finally:
             process.terminate()
-            process.wait(20)
+            process.wait(60)
 
 
 @pytest.fixture(scope="module")
@@ -93,8 +93,10 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         {"address": "127.0.0.1:0"},
         {"address": "127.0.0.1:0", "push": True, "auth": {"proxy": proxy}},
     ]
-    pull, push = free_ports(2)
-    with serve(folder / "data", {"listeners": listeners}) as node:
+    with (
+        held_ports(2) as (pull, push),
+        serve(folder / "data", {"listeners": listeners}) as node,
+    ):
         inner = [address.rpartition(":")[2] for address in node.addresses]
         for old, new in zip(
             ("11101", "11102", "11001", "11002"), (*inner, pull, push), strict=True
@@ -105,13 +107,13 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
                 f"localhost:{pull}", f"localhost:{push}", node, server.certificate, alice, mallory
             )
             for port in (pull, push):
-                wait_until(lambda: _answers(port), "nginx", timeout_s=20)  # noqa: B023
+                wait_until(lambda: _answers(port), "nginx")  # noqa: B023
             yield site
 
 
 def _answers(port: int) -> bool:
     try:
-        socket.create_connection(("127.0.0.1", port), timeout=1).close()
+        socket.create_connection(("127.0.0.1", port), timeout=60).close()
     except OSError:
         return False
     return True
@@ -136,7 +138,7 @@ def test_only_listed_clients_push_whatever_they_say_of_themselves(site: Site) ->
             forged = [("x-client-cert", quote(site.alice.certificate.read_text()))]
             ask = client.capabilities_stub.GetCapabilities
             request = reapi.GetCapabilitiesRequest()
-            assert outcome(lambda: ask(request, metadata=forged, timeout=10)) is code  # noqa: B023
+            assert outcome(lambda: ask(request, metadata=forged, timeout=60)) is code  # noqa: B023
     with site.connect(site.pull, site.alice) as client:
         assert outcome(lambda: client.write(data)) is DENIED
     with site.connect(site.pull) as reader:
@@ -148,7 +150,7 @@ def test_a_program_beside_nginx_does_not_pass_for_it(site: Site) -> None:
     with Client(site.node.addresses[1]) as client:
         ask = client.cas.BatchUpdateBlobs
         request = reapi.BatchUpdateBlobsRequest()
-        assert outcome(lambda: ask(request, metadata=shown, timeout=10)) is UNAUTHENTICATED
+        assert outcome(lambda: ask(request, metadata=shown, timeout=60)) is UNAUTHENTICATED
 
 
 def test_real_buildstream_pushes_and_pulls(site: Site, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from tests.clients.buildstream import ELEMENTS, Project, User, artifacts, queue
 from tests.faults.storage.clean import catalogue
 from tests.support.certificates import Files, self_signed
 from tests.support.polling import wait_until
-from tests.support.ports import free_ports
+from tests.support.ports import held_ports
 from tests.support.process import Node
 
 pytestmark = pytest.mark.clients
@@ -65,9 +66,9 @@ class Place:
 
 
 @pytest.fixture
-def places(tmp_path: Path) -> tuple[Place, Place]:
-    paris, tokyo = free_ports(2)  # each is told the other's before either listens
-    return Place(tmp_path, "paris", paris), Place(tmp_path, "tokyo", tokyo)
+def places(tmp_path: Path) -> Iterator[tuple[Place, Place]]:
+    with held_ports(2) as (paris, tokyo):  # each is told the other's before either listens
+        yield Place(tmp_path, "paris", paris), Place(tmp_path, "tokyo", tokyo)
 
 
 def test_each_site_reads_what_the_other_has(tmp_path: Path, places: tuple[Place, Place]) -> None:

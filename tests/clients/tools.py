@@ -67,7 +67,7 @@ def run(
     cwd: Path,
     env: Mapping[str, str],
     code: int | None = 0,
-    timeout_s: float = 90,
+    timeout_s: float = 240,
 ) -> Result:
     """Run a client to its end, in an environment that is env and nothing of the test's own.
 

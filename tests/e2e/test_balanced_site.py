@@ -18,7 +18,7 @@ from federation.core.digest import digest_of
 from tests.support.guard import guarded
 from tests.support.object_store import BUCKET
 from tests.support.polling import pass_time, wait_until
-from tests.support.ports import free_ports
+from tests.support.ports import held_ports
 from tests.support.process import Node
 from tests.support.process_client import Client, action_result, code_of
 from tests.support.sites import TestSite
@@ -39,7 +39,7 @@ class BalancedSite:
         self.nodes = [stack.enter_context(self._node(name)) for name in NAMES]
         for node in self.nodes:
             node.start()
-        (self.port,) = free_ports(1)
+        (self.port,) = stack.enter_context(held_ports(1))
         balancer = self._start_balancer()
         stack.callback(balancer.wait, 60)
         stack.callback(balancer.terminate)

@@ -116,7 +116,7 @@ async def test_l01_a_thousand_uploads_that_say_nothing_cost_little_and_are_dropp
 
 async def _assert_others_unaffected(node: Node) -> None:
     def use() -> None:
-        with Client(node.address, timeout_s=10) as client:
+        with Client(node.address) as client:
             data = os.urandom(200_000)
             client.write(data)
             assert client.read(digest_of(data)) == data

@@ -70,7 +70,7 @@ def known_to(paris: ServedSite, code: str) -> str:
 def connect(paris: ServedSite, shown: Certificates) -> Client:
     server = paris.folder.files.server_cert.read_bytes()
     credentials = grpc.ssl_channel_credentials(server, shown.key, shown.chain)
-    return Client(paris.link.address, timeout_s=10, credentials=credentials)
+    return Client(paris.link.address, credentials=credentials)
 
 
 def shown_for(code: str) -> Certificates:

@@ -46,7 +46,7 @@ def buildgrid(folder: Path) -> Iterator[str]:
         )
     try:
         with grpc.insecure_channel(address) as channel:
-            grpc.channel_ready_future(channel).result(timeout=90)
+            grpc.channel_ready_future(channel).result(timeout=240)
         yield address
     finally:
         process.kill()

@@ -14,7 +14,7 @@ import signal
 import subprocess
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -24,12 +24,11 @@ from obstore.store import S3Store
 
 from tests.support.guard import guarded
 from tests.support.polling import wait_until
-from tests.support.ports import free_ports
+from tests.support.ports import held_ports
 
 ACCESS_KEY, SECRET_KEY = "test", "test-secret"
 BUCKET = "site"
 _NAMES = ("master", "master.grpc", "volume", "volume.grpc", "filer", "filer.grpc", "s3", "s3.grpc")
-_TRIES = 5
 _WITHIN_S = 60.0
 
 
@@ -106,10 +105,10 @@ class S3Server(ABC):
 class ObjectStoreServer(S3Server):
     """One SeaweedFS: master, volume, filer and S3 gateway in one process."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, ports: Sequence[int]) -> None:
         super().__init__(folder)
         self._program = _program()
-        self._ports: dict[str, int] = {}
+        self._ports = dict(zip(_NAMES, ports, strict=True))
         (folder / "s3.json").write_text(json.dumps(_IDENTITIES))
 
     @property
@@ -118,20 +117,12 @@ class ObjectStoreServer(S3Server):
         return f"http://127.0.0.1:{self._ports['s3']}"
 
     def start_first(self) -> None:
-        """Start on free ports; others are tried if another program took one of them meanwhile."""
-        for _ in range(_TRIES):
-            self._ports = dict(zip(_NAMES, free_ports(len(_NAMES)), strict=True))
-            if self._start():
-                self._shell("fs.configure -locationPrefix=/buckets/ -fsync -apply")
-                return
-        raise RuntimeError(f"SeaweedFS does not start: {self._log()}")
+        """Start it, and have it keep what is stored durable."""
+        self.start()
+        self._shell("fs.configure -locationPrefix=/buckets/ -fsync -apply")
 
     def start(self) -> None:
         """See S3Server."""
-        if not self._start():
-            raise RuntimeError(f"SeaweedFS does not start again: {self._log()}")
-
-    def _start(self) -> bool:
         ports = {name: str(port) for name, port in self._ports.items()}
         data = self._folder / "data"
         data.mkdir(exist_ok=True)
@@ -158,10 +149,8 @@ class ObjectStoreServer(S3Server):
             )
         process = self._process
         wait_until(lambda: process.poll() is not None or self._answers(), "SeaweedFS answers")
-        if process.poll() is None:
-            return True
-        self.kill()
-        return False
+        if process.poll() is not None:
+            raise RuntimeError(f"SeaweedFS does not start: {self._log()}")
 
     def _answers(self) -> bool:
         """Whether a bucket can be made and an object stored in it: not so at once after a start."""
@@ -210,9 +199,10 @@ def _program() -> str:
 @contextmanager
 def running(folder: Path) -> Iterator[ObjectStoreServer]:
     """Run an S3 server in a folder until the context ends."""
-    server = ObjectStoreServer(folder)
-    try:
-        server.start_first()
-        yield server
-    finally:
-        server.kill()
+    with held_ports(len(_NAMES)) as ports:
+        server = ObjectStoreServer(folder, ports)
+        try:
+            server.start_first()
+            yield server
+        finally:
+            server.kill()

@@ -38,7 +38,7 @@ Settings = Mapping[str, Any]
 
 _clock = SystemClock()
 _LOG_SHOWN_BYTES = 6000
-_LOG_PATIENCE_S = 1.0
+_LOG_PATIENCE_S = 5.0
 _LOG_PAUSE_S = 0.025  # a node writes a line up to 20 ms after the one before: LogWriter
 _BYTECODE = Path(__file__).parents[2] / ".pytest_cache" / "bytecode"
 _SERVE = (sys.executable, "-m", "federation", "serve")
@@ -212,7 +212,7 @@ class Node:
             pass_fds=self.pass_fds,
         )
 
-    def start(self, timeout_s: float = 30) -> Node:
+    def start(self, timeout_s: float = 60) -> Node:
         """Start the process and wait until every port answers; start_s says how long that took."""
         began_s = _clock.monotonic_s()
         self.launch()
@@ -220,7 +220,7 @@ class Node:
         self.start_s = _clock.monotonic_s() - began_s
         return self
 
-    def wait_ready(self, timeout_s: float = 30) -> Node:
+    def wait_ready(self, timeout_s: float = 60) -> Node:
         """Wait until the launched process has announced its listeners."""
         deadline_s = _clock.monotonic_s() + timeout_s
         while True:
@@ -239,7 +239,7 @@ class Node:
                 raise AssertionError(f"serve was not ready within {timeout_s} s\n{self.log_tail}")
             time.sleep(0.005)
 
-    def stop(self, timeout_s: float = 30) -> int:
+    def stop(self, timeout_s: float = 60) -> int:
         """Ask for a clean end (SIGTERM) and return the exit code."""
         self.signal(signal.SIGTERM)
         return self.wait_exit(timeout_s)
@@ -247,9 +247,9 @@ class Node:
     def kill(self) -> None:
         """SIGKILL, and wait until the process is gone."""
         self.signal(signal.SIGKILL)
-        self.wait_exit(10)
+        self.wait_exit()
 
-    def wait_exit(self, timeout_s: float = 30) -> int:
+    def wait_exit(self, timeout_s: float = 60) -> int:
         """Wait for the process to end by itself and return its exit code (minus a signal)."""
         assert self._process is not None, f"{self!r} was not started"
         try:
@@ -268,7 +268,7 @@ class Node:
             return
         for pid in _session(self._process.pid):
             _send(pid, signal.SIGKILL)
-        self._process.wait(10)
+        self._process.wait(60)
         self._forget()
 
     def _forget(self) -> None:
@@ -344,7 +344,7 @@ class Node:
         """The end of the log, for failure messages."""
         return f"--- {self.log_path}\n{self.log[-_LOG_SHOWN_BYTES:]}"
 
-    def http_get(self, path: str, timeout_s: float = 10) -> tuple[int, str]:
+    def http_get(self, path: str, timeout_s: float = 60) -> tuple[int, str]:
         """Return status and body of a GET on the HTTP listener."""
         try:
             with urllib.request.urlopen(f"http://{self.http}{path}", timeout=timeout_s) as answer:

@@ -64,7 +64,7 @@ class Client:
         self,
         address: str,
         instance: str = "",
-        timeout_s: float = 30,
+        timeout_s: float = 60,
         credentials: grpc.ChannelCredentials | None = None,
     ) -> None:
         self.instance = instance

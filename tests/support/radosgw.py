@@ -16,7 +16,7 @@ import obstore
 from tests.support.guard import guarded
 from tests.support.object_store import ACCESS_KEY, BUCKET, SECRET_KEY, S3Server
 from tests.support.polling import wait_until
-from tests.support.ports import free_ports
+from tests.support.ports import held_ports
 
 _CONFIG = """\
 [client]
@@ -36,9 +36,9 @@ _ADMIN_S = 60.0
 class RadosGateway(S3Server):
     """One radosgw in a folder."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, port: int) -> None:
         super().__init__(folder)
-        (self._port,) = free_ports(1)
+        self._port = port
         config = folder / "ceph.conf"
         config.write_text(_CONFIG.format(folder=folder, port=self._port))
         self._options = ["--no-mon-config", "-c", str(config), "-n", "client.rgw"]
@@ -97,9 +97,10 @@ def _program(name: str) -> str:
 @contextmanager
 def rados_gateway(folder: Path) -> Iterator[RadosGateway]:
     """Run radosgw in a folder until the context ends."""
-    server = RadosGateway(folder)
-    try:
-        server.start_first()
-        yield server
-    finally:
-        server.kill()
+    with held_ports(1) as (port,):
+        server = RadosGateway(folder, port)
+        try:
+            server.start_first()
+            yield server
+        finally:
+            server.kill()

@@ -40,7 +40,7 @@ def browser(tmp_path: Path, *args: str) -> str:
         ],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=240,
         check=False,
     )
     assert done.returncode == 0, done.stderr

@@ -8,8 +8,10 @@ import shutil
 import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 from tests.clients.http.builds import CacheAddress, ClientBuild, Homes, variables
 from tests.clients.tools import Result, run, tool, tree
@@ -116,16 +118,29 @@ class Sccache:
                     assert ended.code == code, ended.output
                     return ClientBuild(0, 0, {}, ended.code, ended.output)
                 results = self._project.compile("sccache", env, code)
-                asked = ("--show-stats", "--stats-format", "json")
-                shown = run(tool("sccache"), *asked, cwd=self._project.root, env=env)
-        stats = json.loads(shown.output)["stats"]
+                stats = wait_until(partial(self._all_written, env), "sccache has written all")
         return ClientBuild(
-            hits=sum(stats["cache_hits"]["counts"].values()),
-            executed=sum(stats["cache_misses"]["counts"].values()),
+            hits=_sum_of(stats["cache_hits"]),
+            executed=_sum_of(stats["cache_misses"]),
             outputs=self._project.outputs(),
             code=code,
-            output="".join(result.output for result in results) + shown.output,
+            output="".join(result.output for result in results) + json.dumps(stats),
         )
+
+    def _all_written(self, env: Mapping[str, str]) -> dict[str, Any] | None:
+        """Return what the server has counted once it waits for no answer of the cache.
+
+        It writes to the cache after it has given the compiler's output to who asked for it.
+        """
+        asked = ("--show-stats", "--stats-format", "json")
+        shown = run(tool("sccache"), *asked, cwd=self._project.root, env=env)
+        stats: dict[str, Any] = json.loads(shown.output)["stats"]
+        written = stats["cache_writes"] + stats["cache_write_errors"]
+        return stats if written == _sum_of(stats["cache_misses"]) else None
+
+
+def _sum_of(counted: Mapping[str, Mapping[str, int]]) -> int:
+    return sum(counted["counts"].values())
 
 
 @contextmanager

@@ -74,7 +74,7 @@ class Pair:
 
     def caught_up(self) -> None:
         try:
-            wait_until(lambda: is_idle(only_peer(self.a)), "b has everything", timeout_s=30)
+            wait_until(lambda: is_idle(only_peer(self.a)), "b has everything")
         except AssertionError as error:
             raise AssertionError(f"{error}: {only_peer(self.a)}\n{self.a.log_tail}") from None
         there, here = held_in(self.b.data_dir), held_in(self.a.data_dir)
@@ -99,7 +99,7 @@ def test_r26_struck_off_the_list_in_mid_stream_and_put_back(pair: Pair) -> None:
         push(client, "before", 50)
         pair.caught_up()
         pair.allow(pair.good)  # another one
-        wait_until(lambda: _is_refused(pair, client), "it is refused", timeout_s=30)
+        wait_until(lambda: _is_refused(pair, client), "it is refused")
         held = held_in(pair.b.data_dir)
         digests = push(client, "meanwhile", 50)
         name_all(client, "meanwhile", digests)

@@ -43,7 +43,7 @@ def backfilled(folder: Path, objects: int, within_s: float) -> None:
         mesh.start("a")
         with mesh.client("a") as here, mesh.client("b") as there:
             live = push(here, "live", 20)
-            wait_until(lambda: not there.find_missing(live), "live traffic", timeout_s=20)
+            wait_until(lambda: not there.find_missing(live), "live traffic")
         settle(mesh, within_s)
         lacked_bytes = (objects - objects // 2 + len(live)) * BLOB_BYTES
         came_bytes = mesh.received_bytes("b") - before_bytes
@@ -105,7 +105,7 @@ def test_r21_a_node_put_back_from_a_backup(pair: Mesh, tmp_path: Path, who: str)
     pair.start(who)
     with pair.client(who) as client, pair.client(other) as there:
         reused = push(client, f"r21 {who} under reused numbers", 40)
-        wait_until(lambda: not there.find_missing(reused), "they are sent", timeout_s=30)
+        wait_until(lambda: not there.find_missing(reused), "they are sent")
     settle(pair)  # what the backup did not have comes back from the other one
 
 
@@ -164,8 +164,8 @@ def past_its_bound(folder: Path, objects: int) -> None:
             lanes = mesh.peer("a", "b")["lanes"]
             return bool(lanes["always"]["state"] == "needs-resync")
 
-        wait_until(marked, "it is marked", timeout_s=30)
-        wait_until(lambda: rows_of(mesh.nodes["a"]) <= 1300, "the log is trimmed", timeout_s=30)
+        wait_until(marked, "it is marked")
+        wait_until(lambda: rows_of(mesh.nodes["a"]) <= 1300, "the log is trimmed")
         assert "needs_resync" in mesh.nodes["a"].log or "given_up" in mesh.nodes["a"].log
         mesh.start("b")
         settle(mesh, within_s=30 + objects / 300)

@@ -24,9 +24,9 @@ MIB = 2**20
 
 def wait_until_full(mesh: Mesh) -> None:
     """Wait until the sender says that its peer has no room, and see that it is left alone."""
-    wait_until(lambda: mesh.peer("a", "b")["state"] == "full", "it is full", timeout_s=30)
+    wait_until(lambda: mesh.peer("a", "b")["state"] == "full", "it is full")
     assert mesh.peer("a", "b")["lag-objects"] > 0
-    wait_until(lambda: mesh.peer("a", "b")["next-try-in-s"] > 1, "it is left alone", timeout_s=30)
+    wait_until(lambda: mesh.peer("a", "b")["next-try-in-s"] > 1, "it is left alone")
     before = mesh.carried_bytes()
     pass_time(0.5)
     assert mesh.carried_bytes() - before < 5 * MIB  # one try, of no more than three blobs

@@ -166,7 +166,6 @@ def test_s10_eviction_frees_a_full_disk(small_disk: Path, tmp_path: Path) -> Non
         wait_until(
             lambda: node.metrics().value("federation_evicted_total") > 0,
             "eviction to make room",
-            timeout_s=30,
         )
         filler.unlink()
         wait_until(lambda: _update(client, small_blob()) == [OK], "writes to go on again")

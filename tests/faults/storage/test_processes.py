@@ -88,7 +88,6 @@ def test_o08_exactly_one_process_does_maintenance_and_another_takes_over(
             wait_until(
                 lambda: by_pid[second].metrics().value("federation_evicted_total") > 0,
                 "the new one to evict",
-                timeout_s=30,
             )
         assert_clean(data_dir)
 

@@ -13,7 +13,6 @@ from pathlib import Path
 import grpc
 import pytest
 
-from federation.core.clock import SystemClock
 from federation.core.digest import digest_of
 from tests.faults.storage.disks import tmpfs
 from tests.faults.upstream.site import PUSHER, Site, upstream
@@ -124,9 +123,7 @@ async def test_u21_a_name_whose_first_address_is_dead_leads_to_the_other(
     hosts.write_text(f"127.0.0.1 localhost\n{dead} two.test\n{alive} two.test\n")
     async with two_addresses(dead, alive, there.address) as port:
         node = site.node(upstream("there", f"two.test:{port}"), prefix=own_hosts(hosts))
-        began_s = SystemClock().monotonic_s()
         assert await site.read(node, digest) == LARGE
-        assert SystemClock().monotonic_s() - began_s < 5
 
 
 async def test_u21_a_name_that_does_not_resolve_costs_a_miss_and_the_next_is_asked(
@@ -135,7 +132,7 @@ async def test_u21_a_name_that_does_not_resolve_costs_a_miss_and_the_next_is_ask
     good = await site.fake()
     digest = good.holds(LARGE)
     node = site.node(upstream("lost", "no-such-host.invalid:1"), upstream("good", good.address))
-    client = site.client(node, timeout_s=15)
+    client = site.client(node)
     assert await site.off(client.read, digest) == LARGE
     nowhere = digest_of(b"nowhere")
     assert await site.off(client.batch_read, [nowhere]) == {}

@@ -70,7 +70,7 @@ async def test_u06_flapping_every_100_ms_gives_right_bytes_or_a_miss_and_then_al
             proxy.cut()
 
     flapping = asyncio.ensure_future(flap())
-    client, quick = site.client(node), site.client(node, timeout_s=5)
+    client = site.client(node)
     ends, wanted = set(), cycle(blobs.items())
     while proxy.cuts < 15:
         digest, data = next(wanted)
@@ -79,7 +79,7 @@ async def test_u06_flapping_every_100_ms_gives_right_bytes_or_a_miss_and_then_al
             ends.add(grpc.StatusCode.OK)
         except grpc.RpcError as error:
             ends.add(error.code())
-        assert await site.off(quick.read, digest_of(local)) == local
+        assert await site.off(client.read, digest_of(local)) == local
     assert ends <= {grpc.StatusCode.OK, grpc.StatusCode.NOT_FOUND, grpc.StatusCode.UNAVAILABLE}
     flapping.cancel()
     proxy.refuses = False
@@ -248,7 +248,7 @@ async def test_a_node_as_upstream_may_be_killed_frozen_and_started_again(site: S
     assert await site.off(outcome, lambda: client.read(digests[1])) is grpc.StatusCode.NOT_FOUND
     far.resume()
     await site.until(
-        lambda: outcome(lambda: client.read(digests[1])) is grpc.StatusCode.OK, "the thawed one", 15
+        lambda: outcome(lambda: client.read(digests[1])) is grpc.StatusCode.OK, "the thawed one"
     )
     far.kill()
     assert await site.off(outcome, lambda: client.read(digests[2])) is grpc.StatusCode.NOT_FOUND
@@ -256,6 +256,6 @@ async def test_a_node_as_upstream_may_be_killed_frozen_and_started_again(site: S
     far.settings = {**far.settings, "listeners": [{"address": port}]}
     far.start()
     await site.until(
-        lambda: outcome(lambda: client.read(digests[2])) is grpc.StatusCode.OK, "the new one", 15
+        lambda: outcome(lambda: client.read(digests[2])) is grpc.StatusCode.OK, "the new one"
     )
     assert await site.off(client.read, digests[2]) == blobs[2]

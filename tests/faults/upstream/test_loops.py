@@ -48,7 +48,7 @@ METHODS = (
 
 def ask_all(site: Site, node: Node, seed: int) -> None:
     """Ask in every way for what nobody has. The client's deadline is what a miss may take."""
-    client = site.client(node, timeout_s=2)
+    client = site.client(node, timeout_s=15)
     large, small = digest_of(noise(600_000, seed=seed)), digest_of(noise(900, seed=seed))
     assert outcome(lambda: client.read(large)).name == "NOT_FOUND"
     assert client.batch_read([small]) == {}
@@ -93,7 +93,7 @@ async def test_u17_what_one_node_of_a_ring_has_is_found_from_every_other(
     await site.off(pusher.batch_update, [SMALL])
     await site.off(pusher.push_blob, URI, digest_of(SMALL))
     for node in nodes:
-        client = site.client(node, timeout_s=10)
+        client = site.client(node, timeout_s=15)
         assert await site.off(client.fetch_blob, URI) == digest_of(SMALL)
         assert await site.off(client.batch_read, [digest_of(SMALL)]) == {digest_of(SMALL): SMALL}
         assert await site.off(client.read, digest_of(LARGE)) == LARGE

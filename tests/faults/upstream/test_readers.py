@@ -225,7 +225,7 @@ async def test_u27_very_many_misses_are_bounded_at_the_upstream_and_here(site: S
 
     asking = [asyncio.ensure_future(ask(digest)) for digest in wanted]
     await site.until(lambda: running == 8, "the upstream to be busy")
-    quick = site.client(node, timeout_s=5)
+    quick = site.client(node)
     for _ in range(5):
         assert await site.off(outcome, lambda: quick.read(digest_of(local))) is grpc.StatusCode.OK
     gate.set()

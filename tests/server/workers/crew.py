@@ -39,7 +39,7 @@ class CrewNode(Node):
         def serve() -> bool:
             return self.metrics().value("federation_workers", state="serving") == count
 
-        wait_until(serve, f"{count} workers to serve", timeout_s=30)
+        wait_until(serve, f"{count} workers to serve")
         return self.workers()
 
     def _announced(self) -> dict[str, Any] | None:
