@@ -11,6 +11,7 @@ from typing import NamedTuple
 from federation.core.clock import Clock
 from federation.core.errors import FederationError, SourceUnavailable, StorageFailed
 from federation.core.index import NO_STAMP, PULLED_TICKS, Entry, EntryKey, EntryKind, Stamp
+from federation.core.provenance import Source
 from federation.core.replication_log import EntryHead, ReplicationLog
 from federation.core.store import Readable
 from federation.remote.failures import Denied, RemoteFailed, RequestRefused, Unsupported
@@ -63,7 +64,7 @@ class EntryToSend(NamedTuple):
     bounds: Bounds = Bounds()
     hole: Hole = Hole.WAIT
     compares: bool = False  # look first what the peer has under this name
-    keeps_theirs: bool = False  # then leave another value there
+    keeps_theirs: bool = False  # then leave another value there, and the date of the same one
     unused_s: float = 0.0
 
     @property
@@ -119,10 +120,14 @@ class EntrySender:
         """
         if (outcome := self._against(wanted)) is not None:
             return outcome
-        if wanted.compares and (outcome := await self._settled(wanted)) is not None:
-            return outcome
-        # Read before the closure is sent: push() refuses if another node answers by then.
+        # Read before the peer is asked: push() refuses if another node answers by then.
         node_id = self._api.identity.node_id
+        theirs = await self._settled(wanted) if wanted.compares else Theirs.NOTHING
+        if isinstance(theirs, SendOutcome):
+            return theirs
+        if theirs is Theirs.SAME:  # a peer serves what is whole there; it may have an older date
+            outcome = await self._push_in_order(wanted, node_id)
+            return PRESENT if outcome is SENT else outcome
         if (outcome := await self._closed(wanted)) is not None:
             return outcome
         return await self._push_in_order(wanted, node_id)
@@ -159,17 +164,18 @@ class EntrySender:
             return self._lacking(head.key.kind)
         return None
 
-    async def _settled(self, wanted: EntryToSend) -> SendOutcome | None:
-        """Compare with the peer; None: the entry has to be sent."""
+    async def _settled(self, wanted: EntryToSend) -> SendOutcome | Theirs:
+        """Compare with the peer; an outcome: nothing has to be sent."""
         confirmed, this_one = self._shipper.confirmed, (wanted.head.key, wanted.head.seq)
         keeps_theirs = wanted.keeps_theirs or this_one in confirmed  # then theirs is newer
         # Otherwise _push_in_order would call it present, although the peer has just denied that.
         confirmed.discard(this_one)
         theirs = await self._compare(wanted.head)
-        if isinstance(theirs, SendOutcome):
-            return theirs
-        has_it = theirs is Theirs.SAME or (theirs is Theirs.OTHER and keeps_theirs)
-        return PRESENT if has_it else None
+        # Two nodes may have got a value from clients. Both have to date it by the later push:
+        # otherwise a purge from between the two removes one copy alone.
+        is_told = keeps_theirs or wanted.head.source is Source.UPSTREAM
+        has_it = theirs is Theirs.SAME and is_told
+        return PRESENT if has_it or (theirs is Theirs.OTHER and keeps_theirs) else theirs
 
     async def _compare(self, head: EntryHead) -> Theirs | SendOutcome:
         """Compare until there is an answer. A peer that denies it may have any value."""

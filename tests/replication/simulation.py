@@ -339,7 +339,6 @@ class Simulation:
         self._serial = 0
         self._pushed: dict[Purgeable, bytes | Entry] = {}
         self._purged_at: defaultdict[Purgeable, set[str]] = defaultdict(set)
-        self._pushed_again: set[Purgeable] = set()
         self._again: dict[Purgeable, tuple[Node, str]] = {}  # where, and the id it had
 
     async def run(self) -> History:
@@ -450,7 +449,6 @@ class Simulation:
     def _push_again(self, node: Node, thing: Purgeable) -> None:
         pushed = self._pushed[thing]
         self._again[thing] = node, node.storage.node_id
-        self._pushed_again.add(thing)
         if isinstance(thing, Digest):
             assert isinstance(pushed, bytes)
             node.storage.take(thing, pushed)
@@ -507,7 +505,7 @@ class Simulation:
                 other = b.entries.get(key)
                 if other is None and not (b.purges.has(key) or _is_hidden(entry, a)):
                     problems.append(f"{where} lacks {entry.label}")
-                elif other is None or self._was_pushed_at_both(entry, other):
+                elif other is None:
                     continue
                 elif (other.value, other.stamp) != (entry.value, entry.stamp) and (
                     other.stamp <= entry.stamp or _both_ways(self.wires, wire)
@@ -523,13 +521,6 @@ class Simulation:
             self.history.problems += [f"{node.name}: {each}" for each in node.dangling]
             self.history.problems += _come_back(node)
         self.history.problems += self._not_held_again()
-
-    def _was_pushed_at_both(self, entry: Entry, other: Entry) -> bool:
-        """Whether two nodes have the same value by two pushes.
-
-        Then a resync sends neither, as it asks a peer for values, not for dates.
-        """
-        return entry.value == other.value and entry.key in self._pushed_again
 
     def _not_held_again(self) -> list[str]:
         """Return what is not where it was pushed after it had been purged there, and only there."""

@@ -14,7 +14,8 @@ import structlog
 from federation.config.peers import PeerConfig
 from federation.core.digest import Digest, digest_of
 from federation.core.errors import FederationError
-from federation.core.provenance import FROM_CLIENT, Provenance
+from federation.core.index import Stamp
+from federation.core.provenance import FROM_CLIENT, Provenance, Source
 from federation.core.replication_log import PeerState
 from federation.core.store import SMALL_BLOB_BYTES
 from federation.remote.failures import FailureKind, failure
@@ -34,6 +35,7 @@ from tests.replication.virtual_time import run
 from tests.support.memory_ledger import MemoryLedger, MemoryStorage
 
 RTT_S = 0.08
+FROM_PEER = Provenance(Source.PEER, ("c",), "c")
 OBJECTS = 20_000
 
 
@@ -178,6 +180,29 @@ def test_objects_that_are_there_are_passed_faster_still() -> None:
             took_s = await pair.until(lambda: pair.facts["state"] == "following")
             assert took_s < OBJECTS / 3000
             assert pair.wire.crossed.total() == 0
+
+    in_virtual_time(story)
+
+
+def test_a_resync_dates_the_same_value_by_the_later_push_and_sends_nothing_it_names() -> None:
+    """Otherwise a purge from between the two pushes would remove one copy alone."""
+
+    async def story() -> None:
+        pair = Pair()
+        earlier, later = asset_of("urn:a", digest_of(b"a")), asset_of("urn:b", digest_of(b"b"))
+        here, there = pair.here.storage, pair.there.storage
+        for storage in (here, there):
+            storage.take(digest_of(b"a"), b"a")
+            storage.take(digest_of(b"b"), b"b")
+        here.put_one(earlier._replace(stamp=Stamp(70 << 16, "c")), FROM_PEER)
+        there.put_one(earlier._replace(stamp=Stamp(90 << 16, "d")), FROM_PEER)
+        here.put_one(later._replace(stamp=Stamp(90 << 16, "c")), FROM_PEER)
+        there.put_one(later._replace(stamp=Stamp(70 << 16, "d")), FROM_PEER)
+        async with pair.running():
+            await pair.until(lambda: pair.facts["state"] == "following")
+        assert there.entries[earlier.key].stamp == Stamp(90 << 16, "d")
+        assert there.entries[later.key].stamp == Stamp(90 << 16, "c")
+        assert not {digest_of(b"a"), digest_of(b"b")} & pair.wire.crossed.keys()
 
     in_virtual_time(story)
 

@@ -102,6 +102,14 @@ REPLICATION = [
         "Each old row of a name sends its value again.",
     ),
     Mutant(
+        "resync-keeps-two-dates",
+        f"{_REPLICATION}/entry_sender.py",
+        "is_told = keeps_theirs or wanted.head.source is Source.UPSTREAM",
+        "is_told = True",
+        ("tests/replication/test_reconcile.py",),
+        "Two nodes date one value differently, and a purge from between removes one copy alone.",
+    ),
+    Mutant(
         "older-value-last",
         f"{_REPLICATION}/entry_sender.py",
         "            async with name.lock:\n                yield",
