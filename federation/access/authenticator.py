@@ -8,6 +8,7 @@ SHA-256 only: timing the look-up reveals nothing about them, and none stays in m
 from __future__ import annotations
 
 import hashlib
+from functools import partial
 from typing import NamedTuple
 
 from federation.access.access import KeysOutdated, KeysUnknown
@@ -91,7 +92,7 @@ class Authenticator:
         if self._asks_tokens:
             token = _token_in(call.headers)
             if token is not None:
-                return self._by_token(token)
+                return self._by_token(token, call.peer.caller)
         return self._anonymous if by_certificate is None else by_certificate
 
     def admit(self, call: IncomingCall) -> Rights | None:
@@ -119,14 +120,14 @@ class Authenticator:
             return known.rights
         return self._remember(key, self._rights_of_clients(pair).grant(leaf, chain, now_s))
 
-    def _by_token(self, token: str) -> Rights:
+    def _by_token(self, token: str, caller: str) -> Rights:
         key = hashlib.sha256(token.encode("utf-8", "surrogateescape")).digest()
         known = self._known.get(key)
         if known is not None and self._clock.wall_s() <= known.until_s:
             return known.rights
-        return self._remember(key, self._granted_to(token))
+        return self._remember(key, self._granted_to(token, caller))
 
-    def _granted_to(self, token: str) -> Granted:
+    def _granted_to(self, token: str, caller: str) -> Granted:
         if not token or len(token) > _TOKEN_MAX_CHARS:
             raise NotAuthenticated("the authorization header has no token of a usable length")
         # The prefix tells the kinds apart, so no token is tried as both.
@@ -139,8 +140,8 @@ class Authenticator:
         except UnknownKey:
             if isinstance(self._keys, FetchedKeys):
                 # Its issuer may sign with a key that was published a moment ago.
-                if self._keys.may_be_renewed:
-                    raise KeysOutdated(self._keys.renewed) from None
+                if self._keys.may_wait(caller):
+                    raise KeysOutdated(partial(self._keys.renewed, caller)) from None
                 # Without any keys nothing can be said of the token, so it is not called bad.
                 if not len(self._keys.value):
                     raise KeysUnknown("their URL gives none") from None

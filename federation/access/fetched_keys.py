@@ -17,6 +17,7 @@ from federation.access.key_schedule import KeySchedule
 from federation.config.auth import JwtConfig
 from federation.core.clock import Clock, utc_text
 from federation.core.errors import ConfigError
+from federation.core.fair_share import FairShare, ShareVerdict
 from federation.core.tasks import sleep_unless
 from federation.observability.metrics import Metrics
 
@@ -48,7 +49,7 @@ class FetchedKeys:
         self._asked = asyncio.Event()
         self._ended = asyncio.Event()  # of the fetch under way, or else of the next one
         self._is_fetching = False
-        self._waiting = 0
+        self._waiting = FairShare(lambda: _WAITING_MAX)
         self._trouble = ""  # of the last fetch; empty: it went well
         self._given_at_s = 0.0  # wall clock
         self._fetches = {
@@ -87,16 +88,18 @@ class FetchedKeys:
         """Fetch soon, though not more often than the schedule allows."""
         self._asked.set()
 
-    @property
-    def may_be_renewed(self) -> bool:
-        """Whether to wait for a fetch, as a key is unknown that a token names."""
-        is_due = self._is_fetching or self._schedule.may_ask(self._clock.monotonic_s())
-        # Strangers can make calls wait by made-up key ids, so their number is bounded.
-        return is_due and self._waiting < _WAITING_MAX
+    def may_wait(self, caller: str) -> bool:
+        """Whether a call may wait for a fetch, as a key is unknown that its token names.
 
-    async def renewed(self) -> None:
+        caller: where it comes from. One address gets half of the places, so that strangers with
+        made-up tokens leave some to others.
+        """
+        is_due = self._is_fetching or self._schedule.may_ask(self._clock.monotonic_s())
+        return is_due and self._waiting.judge(caller) is ShareVerdict.GRANTED
+
+    async def renewed(self, caller: str) -> None:
         """Wait for the end of the fetch under way or of a new one, for some seconds at most."""
-        self._waiting += 1
+        self._waiting.add(caller, 1)
         self._asked.set()
         try:
             async with asyncio.timeout(_WAIT_S):
@@ -104,7 +107,7 @@ class FetchedKeys:
         except TimeoutError:
             return  # whoever waited is refused as before
         finally:
-            self._waiting -= 1
+            self._waiting.release(caller)
 
     def warning(self) -> str | None:
         """Return what keeps callers away, or soon will."""

@@ -152,15 +152,27 @@ async def test_a_wrong_signature_causes_no_fetch() -> None:
         issuer.callers.rights_of(Shown(f"Bearer {token(OTHER_RSA, kid='old')}"))
 
 
-async def test_only_so_many_calls_wait() -> None:
+async def test_only_so_many_calls_wait_and_one_address_gets_half_of_the_places() -> None:
     issuer = Issuer(OLD)
-    waiting = [asyncio.ensure_future(issuer.keys.renewed()) for _ in range(100)]
-    await asyncio.sleep(0)
-    assert not issuer.keys.may_be_renewed
+    waiting: list[asyncio.Task[None]] = []
+
+    async def wait(caller: str) -> int:
+        before = len(waiting)
+        while issuer.keys.may_wait(caller):
+            waiting.append(asyncio.ensure_future(issuer.keys.renewed(caller)))
+            await asyncio.sleep(0)
+        return len(waiting) - before
+
+    assert await wait("address 192.0.2.1") == 50
+    assert await wait("address 192.0.2.2") == 25
+    assert await wait("address 192.0.2.1") == 0
+    assert issuer.keys.may_wait("address 192.0.2.3"), "who has no place yet"
+    assert sum([await wait(f"address 192.0.2.{at}") for at in range(3, 60)]) == 25
+    assert not issuer.keys.may_wait("address 198.51.100.1")
     await issuer.keys.look()
     await asyncio.gather(*waiting)
     issuer.clock.advance(AGAIN_S)
-    assert issuer.keys.may_be_renewed
+    assert issuer.keys.may_wait("address 192.0.2.1")
 
 
 async def test_keys_go_on_while_the_url_is_down_and_not_for_ever() -> None:
