@@ -57,7 +57,7 @@ class Access(Protocol):
     def rights_of(self, call: IncomingCall) -> Rights:
         """Return what the caller may do.
 
-        Raises NotAuthenticated for credentials that are no good, NotAllowed for a caller that is
+        Raises NotAuthenticated for credentials that are not valid, NotAllowed for a caller that is
         not let in at all, KeysUnknown for one of whom that cannot be told now. KeysOutdated: to be
         asked once more after its renewed().
         """

@@ -83,7 +83,7 @@ class Authenticator:
     def rights_of(self, call: IncomingCall) -> Rights:
         """Return what the caller may do: its token's rights, or else its certificate's.
 
-        Raises NotAuthenticated for a token that is no good, ClientRefused for a certificate,
+        Raises NotAuthenticated for a token that is not valid, ClientRefused for a certificate,
         KeysOutdated for a token that may be good once keys were fetched, KeysUnknown for one that
         may be good once they can be.
         """

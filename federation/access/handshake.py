@@ -32,7 +32,7 @@ async def secure(
 ) -> None:
     """Make the handshake of a connection that has come, and hand it to its protocol.
 
-    release: lets go of what the handshake was counted in; connection_made counts anew. refused: is
+    release: called when the handshake no longer counts; connection_made counts anew. refused: is
     told why a handshake failed; the connection is ended then.
     """
     try:
