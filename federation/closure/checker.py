@@ -89,7 +89,7 @@ class ClosureChecker:
     def is_certain(self, entry: Entry) -> bool:
         """Return whether everything the entry names is held for certain, without a look-up.
 
-        Then all of it is leased. False says nothing: ask complete().
+        Then all of it is leased. False: not known without a look-up; ask complete().
         """
         whole = self._whole.get(_key_of(entry), self._bounds())
         return whole is not None and whole.is_certain()

@@ -19,7 +19,7 @@ _log = structlog.get_logger(__name__)
 
 
 class _PastHoles(Walk):
-    """Goes on behind what cannot be read, which some kinds cannot without any bytes."""
+    """Goes on after a structure that cannot be read. Of missing ones the store gives no bytes."""
 
     unreadable = ""  # why something could not be; empty: all could
 
