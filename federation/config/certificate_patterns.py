@@ -176,7 +176,7 @@ class NamePattern:
 
 
 def _check_is_dns(text: str) -> None:
-    """Refuse what was written when a pattern was of names of all kinds, and is none of DNS."""
+    """Refuse a pattern that is no DNS name; it may be from when patterns had no kinds."""
     if "@" in text:
         raise ValueError(f"{text!r}: a name without a kind is one of DNS; write email:{text}")
     if ":" in text or "/" in text:
