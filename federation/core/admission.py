@@ -66,7 +66,7 @@ class Admission:
         return sum(map(len, self._waiting.values()))
 
     def try_acquire(self, caller: str, size_bytes: int) -> bool:
-        """Take so much if there is room and none of this caller waits; it has to be given back."""
+        """Take this much if there is room and this caller waits for none; it has to be released."""
         # Not past its own earlier ones. Others may pass: it may be its own share that it waits for.
         if self._waiting and caller in self._waiting:
             return False
@@ -76,7 +76,7 @@ class Admission:
         return True
 
     async def acquire(self, caller: str, size_bytes: int) -> None:
-        """Take so much, in turn; it has to be given back."""
+        """Take this much, in turn; it has to be released."""
         if self.try_acquire(caller, size_bytes):
             return
         if self._held_back is not None:
@@ -95,9 +95,10 @@ class Admission:
 
     @asynccontextmanager
     async def hold(self, caller: str, size_bytes: int) -> AsyncIterator[None]:
-        """Hold so much within.
+        """Hold this much inside the block.
 
-        Nobody may wait within for another hold of the same admission, or for anything that does.
+        Inside, nobody may wait for another hold of the same admission, or for anything that does:
+        both would wait for ever.
         """
         await self.acquire(caller, size_bytes)
         try:

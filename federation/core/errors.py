@@ -117,7 +117,7 @@ class NotAllowed(FederationError):
 
 
 class NotAuthenticated(FederationError):
-    """The caller's credentials are missing or no good; others could give it the right."""
+    """The caller's credentials are missing or not valid; others could give it the right."""
 
 
 class UploadSuperseded(FederationError):

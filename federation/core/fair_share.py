@@ -12,7 +12,7 @@ from enum import Enum
 
 
 class ShareVerdict(Enum):
-    """What is said to somebody who wants more."""
+    """The answer to a holder that wants more."""
 
     GRANTED = "granted"
     OVER_SHARE = "over share"  # this one has its part
@@ -20,7 +20,7 @@ class ShareVerdict(Enum):
 
 
 class FairShare:
-    """So much of something, and who has how much of it. Both limits may change all the time."""
+    """An amount that is shared, and each holder's part of it. Both limits may change at any time."""
 
     def __init__(
         self,
@@ -56,7 +56,7 @@ class FairShare:
         return self._by_holder.get(holder, 0)
 
     def judge(self, holder: str, amount: int = 1) -> ShareVerdict:
-        """Say whether the holder may have so much more; more than there is counts as all of it."""
+        """Return whether the holder may have this much more; more than the total counts as all."""
         if not self.used:  # one is served whatever it needs
             return ShareVerdict.GRANTED
         held = self._by_holder.get(holder, 0)
@@ -75,14 +75,14 @@ class FairShare:
         return ShareVerdict.GRANTED
 
     def try_acquire(self, holder: str, amount: int = 1) -> ShareVerdict:
-        """Take so much if the holder may; what was granted has to be given back."""
+        """Take this much if the holder may; what was granted has to be released."""
         verdict = self.judge(holder, amount)
         if verdict is ShareVerdict.GRANTED:
             self.add(holder, amount)
         return verdict
 
     def add(self, holder: str, amount: int) -> None:
-        """Count so much more (or less, below 0), whether or not the holder may have it."""
+        """Count this much more (below 0: less), whether or not the holder may have it."""
         self.used += amount
         held = self._by_holder.get(holder, 0) + amount
         # Holders come and go with callers; those with nothing must not pile up.

@@ -88,7 +88,7 @@ class Index(Protocol):
     def recall(self, key: EntryKey) -> Entry | None:
         """Return the entry, and mark it as used, if memory has what is stored under the key now.
 
-        None says nothing. Never waits.
+        None: not known, as the catalogue would have to be asked. Never waits.
         """
         ...
 
@@ -100,11 +100,11 @@ class Index(Protocol):
         """Store all entries durably in one step; the last write of a key wins.
 
         The last one over all nodes: one from a peer (provenance PEER) whose stamp is not greater
-        than that of what is held is let fall. One with a greater stamp is taken over even if its
+        than that of what is held is ignored. One with a greater stamp is taken over even if its
         value is the same: a third value in between would win here and lose elsewhere.
 
         One that comes from an upstream does not replace one that does not and has not expired: it
-        is let fall.
+        is ignored.
 
         Raises StorageFull, StorageFailed, InvalidRequest (a stamp from a peer that is further
         ahead of the wall clock than storage.clock-drift): none of them is stored.

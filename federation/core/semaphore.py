@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 
 
 class FairSlots:
-    """So many at once. How many may change all the time; thousands may wait.
+    """A bounded number of slots. The bound may change at any time; thousands may wait.
 
     Were all of them woken whenever a slot is free, to find that one may go, that alone would keep
     the event loop busy for a third of a second.

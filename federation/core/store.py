@@ -32,7 +32,7 @@ class FilePart(NamedTuple):
 
 @runtime_checkable
 class InFile(Protocol):
-    """What the chunks of a blob may be besides: parts of a file, for sockets that take those."""
+    """Chunks that can also be handed out as parts of a file, for sockets that send those."""
 
     def next_part(self, most_bytes: int) -> FilePart | None:
         """Return the next bytes, which count as read then; None: they have to be read as a chunk.
@@ -180,9 +180,9 @@ class Store(Readable, Protocol):
 
 
 class DigestCodec(NamedTuple):
-    """What turns names into SHA-256 digests: the one into raw hashes, the other into a size.
+    """Turns names into SHA-256 digests: hashes_of gives the raw hashes of several, size_of a size.
 
-    hashes_of may raise for a name that is none, and then no other is used.
+    hashes_of may raise for a malformed name; then no name of that call is used.
     """
 
     hashes_of: Callable[[Sequence[bytes]], list[bytes]]
@@ -289,8 +289,8 @@ class HeldWatch(Protocol):
     def renew(self, digests: Callable[[], Collection[Digest]] | None) -> bool:
         """Return whether all of them are still held for certain, without a look-up.
 
-        True leases them, or counts as a use, as a look-up of the current task would. False says
-        nothing: look them up again, with a new watch.
+        True leases them, or counts as a use, as a look-up of the current task would. False: not
+        known; look them up again, with a new watch.
 
         digests: returns the blobs; called when a lease has to be renewed. None: the caller has
         forgotten them; then the answer is True only until their leases have to be renewed.

@@ -18,7 +18,7 @@ class TokenBucket:
     tokens: float = 0.0  # below 0: a debt
 
     def try_spend(self, amount: float, now_s: float) -> bool:
-        """Spend so much if it is there."""
+        """Spend this amount and return True, if the bucket has it."""
         self._refill(now_s)
         if self.rate and self.tokens < amount:
             return False
@@ -26,7 +26,7 @@ class TokenBucket:
         return True
 
     def spend(self, amount: float, now_s: float) -> float:
-        """Spend so much, in debt if need be; return how many seconds to wait before more may."""
+        """Spend this amount, in debt if need be; return the seconds until the debt is paid off."""
         if not self.rate:
             return 0.0
         self._refill(now_s)
