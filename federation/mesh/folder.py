@@ -163,7 +163,7 @@ class MeshFolder:
     ) -> None:
         """Use up the invitation with this fingerprint, then write the joiner's files.
 
-        An end in between leaves a code that is no good, and nobody admitted. Raises NotAllowed for
+        A crash in between leaves a useless code, and nobody is admitted. Raises NotAllowed for
         an invitation that is not open any more, InvalidRequest as check() does: then it stays open.
         """
         with alone(self.files.root):
