@@ -39,7 +39,8 @@ def configure(
     for_good: nobody configures again in this process, which makes each event cheaper.
     worker: the number of this worker; it is in every event.
 
-    Returns what waits until all is written, at most so many seconds: to be called before the end.
+    Returns a function to call before the process ends: it waits until all is written, for at most
+    the given number of seconds.
     """
     on_terminal = sys.stderr is not None and sys.stderr.isatty()
     as_json = settings.format == "json" or (settings.format == "auto" and not on_terminal)

@@ -72,7 +72,7 @@ class Metrics:
         self.held_bytes = declare.gauge(
             "federation_quota_used_bytes",
             Merge.SAME,
-            "What all that is held takes of the disk and of the quota: files in blocks, and pages "
+            "Bytes of the disk and of the quota that all objects take: files in blocks, and pages "
             "of the catalogue",
         )
         self.overhead_bytes = declare.gauge(
@@ -132,8 +132,8 @@ class Metrics:
         )
         self.upstream_answers = declare.counter(
             "federation_upstream_answers_total",
-            "What upstreams said about blobs (hit, miss), or that they did not (silence) or would "
-            "later (busy), or worse (wrong_bytes)",
+            "Answers of upstreams about blobs, by result (hit, miss, silence: none came, busy: it "
+            "wants to be asked later, wrong_bytes)",
             ["upstream", "result"],
         )
         self.upstream_entries = declare.counter(

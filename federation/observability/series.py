@@ -160,7 +160,7 @@ class Labelled(Generic[S]):
         return found
 
     def remove(self, **values: str) -> None:
-        """Show the series with these values no more; nothing, if there is none."""
+        """Stop showing the series with these values, if there is one."""
         with self._lock:
             self._series.pop(tuple(values[name] for name in self._names), None)
 

@@ -63,7 +63,7 @@ class StatisticsRecorder:
             await asyncio.shield(self._writing)  # a thread cannot be cancelled
 
     async def close(self) -> None:
-        """Write the last counts and give the file up."""
+        """Write the last counts and release the file."""
         await self._tasks.close()
         # Its thread may go on after the task was cancelled, and both would write one file.
         if self._writing is not None:

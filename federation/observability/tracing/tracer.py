@@ -190,7 +190,7 @@ class Tracer:
         return list(islice(self._ended, spans_max))
 
     def forget_oldest(self, spans: int) -> None:
-        """Keep so many of those that wait longest no more."""
+        """Drop this many of those that wait longest: they were sent, or cannot be."""
         for _ in range(spans):
             self._ended.popleft()
 
