@@ -95,7 +95,7 @@ class Batches:
         answers: dict[Digest, bytes | None] = {}
         for item in items:
             digest = item.digest
-            # What was not asked for is let fall: a blob is named by what this node wanted.
+            # Answers to what was not asked are ignored: nobody waits for them.
             if digest is None or digest not in asked:
                 continue
             if item.code == 0:

@@ -62,7 +62,7 @@ def parse(remote: str, kind: type[_M], data: bytes) -> _M:
 
 
 def _parse_some(remote: str, kind: type[_M], data: bytes, items_max: int | None) -> _M:
-    """Parse what has at most so many items (None: few enough for its size)."""
+    """Parse a message of at most items_max items (None: few enough for its size)."""
     most = None if items_max is None else items_max + _OTHER_FIELDS
     try:
         # Before parsing: a megabyte of empty items becomes hundreds in objects.
@@ -216,7 +216,7 @@ def _status(status: status_pb2.Status) -> tuple[int, str]:
 
 
 def _named(messages: Sequence[reapi.Digest], function: DigestFunction) -> Sequence[Digest | None]:
-    """Return the digests; None in the place of what is none."""
+    """Return the digests; None in the place of a malformed one."""
     try:
         return to_digests_or(messages, function, lambda _message, _error: None)
     except InvalidRequest:  # of many

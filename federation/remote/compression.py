@@ -127,7 +127,8 @@ class Zstd:
 class ZstdOrPlain:
     """The pieces of a blob, compressed on the way; plain from where zstd fails.
 
-    Of the pieces before that nothing is known, as of all that comes: who stores them verifies them.
+    No piece is verified here, neither those before the fault nor those after it: whoever stores
+    them does that.
     """
 
     def __init__(

@@ -1,8 +1,8 @@
 """Reading one blob from a remote: bytes are counted and unpacked, but not verified.
 
-Whether the bytes are those that the digest names is for the reader to find out, who stores them. So
-none is held back until the remote has ended the stream: who asks for more behind the last one is
-told how it ended, and who has verified all of them need not ask.
+The reader, who stores the bytes, verifies them. So none is held back until the remote has ended the
+stream: a reader that asks for more behind the last byte is told how the stream ended, and one that
+has verified all bytes need not ask.
 """
 
 from __future__ import annotations

@@ -25,8 +25,8 @@ class Replay(Protocol):
     async def next(self) -> tuple[bytes, bool]:
         """Return the next 1 byte to CHUNK_BYTES, and whether they are the last.
 
-        Of an empty upload that is once b"" and True. Raises what its source raises, and
-        DigestMismatch where it finds the source's bytes to be others.
+        For an empty blob: b"" and True, once. Raises what its source raises, and DigestMismatch
+        where the source's bytes are not those of the digest.
         """
         ...
 

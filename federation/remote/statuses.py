@@ -39,7 +39,7 @@ _CERTIFICATE_SIGNS = ("CERTIFICATE_VERIFY_FAILED", "Hostname Verification Check 
 # So it does for HTTP/2's REFUSED_STREAM: the server has not looked at the call.
 _REFUSED_STREAM = "RST_STREAM with error code 7"
 _CLOSED_IN_OUR_FACE = ("failed to connect", "Socket closed")
-_CLOSED_HINT = "(so does a server that wants another client-cert, or TLS, end a connection)"
+_CLOSED_HINT = "(a server that wants another client-cert, or TLS, ends a connection like this)"
 
 
 def from_rpc(remote: str, error: grpc.aio.AioRpcError) -> RemoteFailed | NotFound:
