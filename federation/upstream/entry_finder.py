@@ -53,10 +53,7 @@ class Finder(Protocol):
         ...
 
     def recall(self, key: EntryKey) -> Entry | None:
-        """Return what find() returns for this key alone, if that is known without waiting.
-
-        None says nothing.
-        """
+        """Return what find() returns for this key alone; None: not known without waiting."""
         ...
 
     def misses_at_once(self, keys: Sequence[EntryKey]) -> bool:
