@@ -50,7 +50,7 @@ def check_fields(data: Buffer, item_bytes: int = DIGEST_BYTES, most: int | None 
 
 
 def _count(data: Buffer, at: int, end: int, allowed: int) -> None:
-    """Raise RequestTooLarge unless data[at:end] has at most so many fields.
+    """Raise RequestTooLarge unless data[at:end] has at most `allowed` fields.
 
     The loop reads by itself what nearly all fields are: a tag of one byte, a length of one or two.
     """

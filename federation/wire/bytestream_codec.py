@@ -67,7 +67,7 @@ def decode_write_request(data: bytes) -> WriteRequest:
 
 
 def read_response_head(size_bytes: int) -> bytes:
-    """Return what stands before so many bytes (at least 1) in a google.bytestream.ReadResponse."""
+    """Return what precedes size_bytes (at least 1) of data in a google.bytestream.ReadResponse."""
     return length_prefix(10, size_bytes)
 
 
