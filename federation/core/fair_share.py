@@ -20,7 +20,7 @@ class ShareVerdict(Enum):
 
 
 class FairShare:
-    """An amount that is shared, and each holder's part of it. Both limits may change at any time."""
+    """An amount that is shared, and the part of each holder. Both limits may change at any time."""
 
     def __init__(
         self,
