@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from federation.access.new_files import alone
 from federation.core.errors import CannotStart
 
 _BACKLOG = 128
@@ -28,13 +29,13 @@ def listen_unix(path: Path, mode: int) -> socket.socket:
     """
     listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        with reachable(path) as short:
+        with _undisturbed(path.parent), reachable(path) as short:
             if _is_left_over(path, short):
                 path.unlink()
             os.fchmod(listening.fileno(), 0o600)  # what bind gives the file, less the umask
             listening.bind(short)
-        path.chmod(mode)
-        listening.listen(_BACKLOG)
+            path.chmod(mode)
+            listening.listen(_BACKLOG)
     except OSError as error:
         listening.close()
         raise CannotStart(f"cannot listen on {path}: {error.strerror or error}") from None
@@ -56,12 +57,26 @@ def process_socket(data_dir: Path) -> Path:
     return folder / f"{secrets.token_hex(6)}.sock"
 
 
+@contextmanager
+def _undisturbed(folder: Path) -> Iterator[None]:
+    """Keep other processes from removing a socket between its bind and its listen.
+
+    Until then it looks like one that was left behind. Raises OSError.
+    """
+    if folder.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+        yield  # others may get in, and could hold the lock for ever; nothing is removed there
+        return
+    with alone(folder):
+        yield
+
+
 def _remove_left_over(folder: Path) -> None:
     """Remove the sockets of processes that were killed. Raises OSError."""
-    for path in folder.glob("*.sock"):
-        with reachable(path) as short:
-            if path.is_socket() and _is_left_over(path, short):
-                path.unlink(missing_ok=True)
+    with _undisturbed(folder):
+        for path in folder.glob("*.sock"):
+            with reachable(path) as short:
+                if path.is_socket() and _is_left_over(path, short):
+                    path.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -1,6 +1,8 @@
 """Who may see which page: by role, by the Host header, over TLS and by Unix sockets."""
 
 import base64
+import fcntl
+import os
 import socket
 import ssl
 import stat
@@ -28,7 +30,7 @@ from federation.server.http.places import OWN_MODE, UnixPlace
 from federation.server.http.router import HttpAnswer, HttpRequest
 from federation.server.http.server import HttpServer
 from federation.server.http.serving import http_servers
-from federation.server.unix_socket import process_socket
+from federation.server.unix_socket import listen_unix, process_socket
 from tests.access.test_identity import Shown
 from tests.support.certificates import Files, self_signed
 
@@ -287,6 +289,36 @@ async def test_sockets_of_killed_processes_are_removed_and_others_stay(tmp_path:
         assert await ask(living, "/", 60.0) == (200, "/")
     finally:
         await server.stop()
+
+
+class Locked(type(Path())):  # type: ignore[misc]
+    """A path that checks, between two steps of what is tested, that its folder is locked."""
+
+    checks = 0
+
+    def chmod(self, mode: int, *, follow_symlinks: bool = True) -> None:
+        self._check(self.parent)
+        super().chmod(mode, follow_symlinks=follow_symlinks)
+
+    def glob(self, pattern: str, **more: Any) -> Any:
+        self._check(self)
+        return super().glob(pattern, **more)
+
+    @staticmethod
+    def _check(folder: Path) -> None:
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            with pytest.raises(BlockingIOError):
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        finally:
+            os.close(descriptor)
+        Locked.checks += 1
+
+
+def test_a_socket_is_not_taken_for_left_over_before_it_listens(tmp_path: Path) -> None:
+    path = process_socket(Locked(tmp_path))
+    listen_unix(path, OWN_MODE).close()
+    assert Locked.checks == 2
 
 
 def test_tokens_that_listeners_and_pages_share_are_read_and_watched_once(tmp_path: Path) -> None:
