@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import cache
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
@@ -69,8 +70,7 @@ class Dashboard:
             return HttpAnswer(200, f"{kind}; charset=utf-8", body, _HEADERS)
         if request.path != "/" or "text/html" not in request.accept:
             return None
-        asked = parse_qs(request.query, max_num_fields=10).get("explain", [""])[0]
-        asked = asked.strip()[:_ASKED_MAX]
+        asked = _asked_in(request.query)
         explained = await self._explained(asked) if asked else None
         shown = self._shown(await facts(), await self._stored.get())
         template = await asyncio.to_thread(_template)
@@ -140,6 +140,13 @@ class Dashboard:
             "parked": [] if stored is None else stored.parked,
             "warnings": _warnings(processes),
         }
+
+
+def _asked_in(query: str) -> str:
+    """Return what is to be explained; empty: nothing, or the query cannot be read."""
+    with suppress(ValueError):  # too many fields
+        return parse_qs(query, max_num_fields=10).get("explain", [""])[0].strip()[:_ASKED_MAX]
+    return ""
 
 
 def _named(parts: Sequence[Mapping[str, Any]], name: str) -> Mapping[str, Any]:

@@ -118,6 +118,12 @@ async def test_what_is_asked_for_is_explained() -> None:
     assert 'value="kv/main/key"' in text
 
 
+async def test_a_query_with_too_many_fields_asks_nothing() -> None:
+    text = (await page(filled(ManualClock()), query="explain=1&" + "a=1&" * 10)).body.decode()
+    assert "hq failing 3 of 5" in text
+    assert "&#34;asked&#34;" not in text
+
+
 async def test_workers_are_shown_as_one_node() -> None:
     workers = [{"worker": n, "pid": n, **FACTS} for n in (1, 2)]
     facts = {"node": "paris", "status": "serving", "workers": workers}
