@@ -28,8 +28,7 @@ class Answers:
         for key in keys:
             self._until[key] = (present, until_s)
             self._until.move_to_end(key)
-        # The oldest goes, however short a time it still counts: to forget an answer costs one
-        # question.
+        # The oldest goes, even if it still counts: to forget an answer costs one question.
         while len(self._until) > self._entries_max:
             self._until.popitem(last=False)
 

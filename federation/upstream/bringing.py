@@ -64,11 +64,9 @@ class BringingStore(PullThrough):
             await self._pull_batch(batch)
         for digest in by_size[len(small) :]:
             await self._pull(digest)
-        # Small blobs are answered from memory before they are stored, and these are pulled to be
-        # kept.
+        # Small blobs are answered from memory first, and these are pulled to be kept.
         await self._pool.small.wait_kept()
-        # Storage has the last word: a blob may have come and not been kept, or have come another
-        # way.
+        # Storage has the last word: what came may not have been kept, or have come another way.
         return await super().find_missing(missing)
 
     async def turn(self) -> None:

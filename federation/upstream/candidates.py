@@ -97,8 +97,7 @@ class Candidates:
     def came_wrong(self, senders: Sequence[Upstream]) -> None:
         """Blame wrong bytes on a single sender; after several, have each send the blob alone."""
         if len(senders) == 1:
-            # A bit may have flipped on the way, so the first time costs it only its place in the
-            # order.
+            # A bit may have flipped on the way: the first time costs it its place in the order.
             if self._was_wrong(senders[0]):
                 self._spent.add(id(senders[0]))
             senders[0].note_wrong_bytes(self._digest)

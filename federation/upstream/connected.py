@@ -61,8 +61,7 @@ def connect(
         trusts_action_results=settings.trust_action_results,
         hedge_delay_s=settings.hedge_delay,
         on_wrong_bytes=store.sent_wrong_bytes,
-        # Calls wait here because the remote takes no more: then it is not slow, and nobody
-        # overtakes it.
+        # Calls wait here because the remote takes no more: it is not slow then.
         is_crowded=lambda: remote.calls.slots.queued > 0,
     )
     return ConnectedUpstream(settings, remote, upstream)

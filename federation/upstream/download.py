@@ -109,8 +109,7 @@ class Download:
             left = next_ones(asked, [each for each, _ in lost], sender, got_on=got_on)
             asked = await self._next_asked(left)
             if not asked:
-                # A caller that is told "try again" gets the blob later; after a miss it would build
-                # it.
+                # A caller that is told "try again" gets the blob later; after a miss it builds.
                 raise self._own_limit(lost) or NobodyLeft(str(error)) from error
             if got_on:
                 # Failures without a byte need no bound: next_ones() leaves out who failed so.

@@ -186,11 +186,9 @@ class FederatedFinder:
                     if await self._may_be_served(entry):
                         # Nothing that was pulled wins over it, under whatever key.
                         return _Held(entry, pushed, fresh, stale)
-                    # It has a hole. An upstream's value is served instead, but never stored over
-                    # it.
+                    # It has a hole: an upstream's value is served instead, but never stored.
                     pushed.add(entry.key)
-                # A date in the future comes from a clock that was ahead: it must not count as fresh
-                # for long.
+                # A date in the future is of a clock that was ahead: it must not be fresh for long.
                 elif fresh_since_s < entry.stored_at_s <= self._clock.wall_s():
                     fresh.append(entry)
                 else:
@@ -249,8 +247,7 @@ class FederatedFinder:
             self._replaced = [*busy, there.closures]
             there = None
         if there is None:
-            # One that serves entries alone has its blobs on another server, which may be any
-            # upstream.
+            # One that serves entries alone has its blobs at another upstream, whichever that is.
             only = upstream if upstream.serves_blobs else None
             store = PullThrough(self._shared, includes_upstreams=True, only=only)
             # None: verdicts about closures at an upstream are never remembered (docs/decisions.md).

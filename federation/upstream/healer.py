@@ -89,8 +89,7 @@ class Healer:
                 return False
             found = await self._lost.due(self._clock.wall_s(), _AT_ONCE)
             self._metrics.fetching.lost_blobs.set(found.lost)
-            # False also where nobody could be asked: the loop then rests instead of asking again at
-            # once.
+            # False also where nobody could be asked: the loop then rests before it asks again.
             return bool(found.due) and await self.heal(found.due)
         except (FederationError, OSError) as error:  # the disk or the catalogue; it may come back
             self._complaints.warn("healing_waits", error)

@@ -88,8 +88,7 @@ class IndexQueries:
         waits = [wait_s for wait_s in resting if wait_s is not None]
         if not waits:
             return []
-        # Bounded by wait_s(), which is None for an upstream that wants more patience than a client
-        # has.
+        # Bounded: wait_s() is None for an upstream that wants more patience than a client has.
         await self._clock.sleep(min(waits))
         return [each for each in self._upstreams if each.may_have_entry(keys, uris)]
 

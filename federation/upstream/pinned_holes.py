@@ -42,8 +42,7 @@ class PinnedHoles:
         with hops.serving(hops.NOWHERE), uses.counted_as(Use.LEASE):
             if any(each.serves_blobs for each in self._pool.upstreams) and self._pool.may_ask():
                 await self._upstreams.find_missing(digests)
-            # One at a time: entries of one pin name the same blobs, which the first call then
-            # brings.
+            # One at a time: entries of one pin name the same blobs, which the first call brings.
             async with self._alone:
                 await self._from_peers(digests)
 
@@ -51,8 +50,7 @@ class PinnedHoles:
         # Looked up again: upstreams or another call may have brought them.
         missing = await self._pool.local.find_missing(digests)
         if missing:
-            # A purge is meant for all nodes, so a peer that has not heard of it brings nothing
-            # back.
+            # A purge is meant for all nodes: a peer that has not heard of it brings nothing back.
             missing -= await self._purged(missing)
         if not missing:
             return

@@ -29,8 +29,7 @@ class UpstreamPresence:
         missing = set(digests)
         asking = []
         for upstream in [only] if only is not None else self._upstreams:
-            # Unknown counts as missing: the client uploads, or builds, instead of waiting for a
-            # dead link.
+            # Unknown counts as missing: the client uploads or builds, and waits for no dead link.
             if not upstream.serves_blobs or not upstream.is_up:
                 continue
             answers = {digest: upstream.says_it_has(digest) for digest in digests}

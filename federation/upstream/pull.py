@@ -86,8 +86,7 @@ class Pull:
         # The pull kept the file open for its readers, and this was the last of them.
         if self.task is None or self.task.done():
             await self.buffer.close()
-        # One that has ended releases what it holds by itself; to cancel it there would leave that
-        # behind.
+        # One that has ended releases what it holds itself; cancelling it would leave that behind.
         elif not self.buffer.has_ended() and self._is_below_half():
             # A reader that comes now starts another pull.
             self.buffer.fail(PullBroke("pull", "stopped, because its readers left"))
@@ -106,8 +105,7 @@ class Pull:
         offset, end = reader
         while offset < end:
             await self.buffer.wait_beyond(offset, reader)
-            # Storage reads ahead, and verifies. A rest of one chunk is not worth a look-up, if it
-            # is in memory.
+            # Storage reads ahead, and verifies. The last chunk in memory is not worth a look-up.
             if self.buffer.committed and (
                 end - offset > CHUNK_BYTES or not self.buffer.is_readable
             ):
@@ -142,8 +140,7 @@ class Pull:
             if not buffer.committed and buffer.error is None:
                 buffer.fail(PullBroke("pull", "it was stopped"))  # this node is shutting down
             try:
-                # What could not be stored is right all the same (docs/decisions.md: readers wait
-                # for no disk).
+                # What could not be stored is right all the same: readers wait for no disk.
                 if self._readers and buffer.verified and not buffer.committed:
                     await buffer.stop()  # readers get the bytes that were not stored from memory
                 else:
@@ -191,8 +188,7 @@ class Pull:
         await self.buffer.flush()
         if len(download.senders) == 1:  # of a mixture no upstream is the origin
             ingest.provenance = ingest.provenance._replace(origin=download.senders[0].name)
-        # Apart from the commit: wrong bytes are an upstream's fault, what a commit raises is this
-        # node's.
+        # Apart from the commit: wrong bytes are an upstream's fault, a failed commit is not.
         ingest.verify()
 
     async def _hold_back(self, size_bytes: int) -> None:

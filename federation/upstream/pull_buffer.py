@@ -106,8 +106,7 @@ class PullBuffer:
 
         Raises the error of storing earlier bytes: see Ingest.append.
         """
-        # Without room in the budget, pulls go on one message at a time: slower, but none waits for
-        # another.
+        # Without room, a pull goes on one message at a time: slower, but waiting for no other.
         within_budget = self._budget.try_acquire(len(data))
         self._budgeted_bytes += len(data) if within_budget else 0
         self._gathered.append(data)

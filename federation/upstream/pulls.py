@@ -111,8 +111,7 @@ class Pulls:
         pull = await self._begun(digest, looked_at)
         try:
             reader = Range(offset, end)
-            # Entering settles whether the blob is here. Behind the last byte nothing would ever
-            # come.
+            # Entering settles whether the blob is here. Behind its last byte nothing comes.
             await pull.buffer.wait_beyond(min(offset, digest.size_bytes - 1), reader)
             yield pull.follow(reader, next_bytes)
         finally:

@@ -41,8 +41,7 @@ class InstanceSources:
         """Return the instances to look into after this one, in order."""
         known = self._known.get(instance)
         if known is None:
-            # The rule is about pr, and pr/kv/app reads from main/kv/app: each namespace from its
-            # like.
+            # A rule for pr holds for pr/kv/app, too, which then reads from main/kv/app.
             above, namespace = split_instance(instance)
             found = sources_of(self._rules, above)
             known = tuple("/".join(filter(None, (each, namespace))) for each in found)

@@ -140,8 +140,7 @@ class SmallPulls:
         if mine:
             upstreams = [only] if only is not None else list(self._upstreams)
             # The pull belongs to the node: it goes on when this caller leaves.
-            # Another batch may have been stored since the caller looked, and it is asked for
-            # nothing then.
+            # A batch that was stored since the caller looked may have them already.
             pull = self._pull(mine, upstreams, look_again=looked_at != self.kept)
             self._background.start(pull, "pull small blobs")
         for digest, future in waiting.items():

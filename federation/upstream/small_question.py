@@ -84,8 +84,7 @@ class SmallQuestion:
         lacking = self.lacking
         wanted = [digest for digest in lacking if upstream.may_have(digest)]
         if not wanted:
-            # It only wants to be asked later, which may_have() does not tell from "it has none of
-            # them".
+            # may_have() does not tell "ask me later" from "it has none of them".
             if any(upstream.wait_s(digest) is not None for digest in lacking):
                 self._later.append(upstream)
             return {}
