@@ -65,8 +65,7 @@ class ClosureChecker:
         """
         self._hits = hits
         self._local = local
-        # The limits are kept because a reload may raise them, and then the entry deserves another
-        # look.
+        # With the limits, since a reload may raise them: then the entry deserves another look.
         self._rejected: dict[bytes, tuple[int, int]] = {}  # by key: the limits at that time
         self._store = store
         self._limits = limits
@@ -104,8 +103,7 @@ class ClosureChecker:
         if (whole := self._whole.get(key, self._bounds())) is not None:
             if whole.is_certain():
                 return True
-            # Nothing has to be read or parsed again: what an entry names never changes, only what
-            # is held.
+            # Nothing is read or parsed again: what an entry names never changes.
             if whole.has_digests:
                 return await self._look_again(whole)
         if self._rejected.get(key) == self._bounds():

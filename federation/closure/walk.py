@@ -184,8 +184,7 @@ class Walk:
         """Read in a thread: hashing the directories of a large Tree would block the event loop."""
         shape, digest = structure
         parts = await asyncio.to_thread(names_of_structure, shape, data, digest.function)
-        # Slice by slice: the walk may be cancelled in between, and leaves are asked about as they
-        # come.
+        # Slice by slice: the walk may be cancelled in between, and leaves do not pile up.
         while (names := await asyncio.to_thread(next, parts, None)) is not None:
             await self._take(names)
 
