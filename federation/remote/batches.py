@@ -105,8 +105,7 @@ class Batches:
                 answers[digest] = None
         blobs = await _off_loop(sum(len(i.data) for i in held.values()), _unpack_all, held)
         bad = [digest for digest, blob in blobs.items() if blob is None]
-        # Bytes that came plain are the remote's. Behind zstd a decoder of either side may be at
-        # fault.
+        # Bytes that came plain are the remote's. Behind zstd a decoder may be at fault.
         wrong = [digest for digest in bad if held[digest].compressor == IDENTITY]
         if wrong:
             self._on_wrong(wrong)
@@ -193,8 +192,7 @@ class Batches:
         items = codec.batch_update_items(self._remote, data, function, sent)
         for digest, code, message, *_ in items:
             error = from_status(self._remote, code, message) if code else None
-            # REAPI names no such status for an upload, but some servers use it for what is there
-            # already.
+            # REAPI names no such status, but some servers use it for what is there already.
             there = isinstance(error, RemoteFailed) and error.kind is FailureKind.EXISTS
             statuses[digest] = None if there else error
         return statuses

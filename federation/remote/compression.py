@@ -38,8 +38,7 @@ class FasterWay:
     @property
     def is_zstd(self) -> bool:
         """Whether zstd is the faster way, by what was measured."""
-        # Until both are measured zstd counts as the faster one: a wrong guess costs most on a slow
-        # link.
+        # Until both are measured zstd counts as faster: a wrong guess costs most on a slow link.
         return self._rates.get(True, 1.0) >= self._rates.get(False, 0.0)
 
     def choose_zstd(self) -> bool:
@@ -156,8 +155,7 @@ class ZstdOrPlain:
         except RemoteFailed as error:
             if self.is_plain or error.kind not in ZSTD_AT_FAULT:
                 raise
-            # All bytes are here, and only their hash can still be wrong: plain bytes would add
-            # nothing.
+            # All bytes are here, and only their hash can be wrong: plain ones would add nothing.
             if self._given_bytes == self._size_bytes:
                 raise
             self._on_fault(error.reason)

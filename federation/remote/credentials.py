@@ -70,8 +70,7 @@ class SecretFiles:
         if not self._files:
             return Secrets()
         if self._secrets is None or self._clock.monotonic_s() >= self._look_at_s:
-            # However many calls find that a look is due, one makes it, and the others see its
-            # result.
+            # However many calls find that a look is due, one makes it for all of them.
             async with self._looking:
                 if self._secrets is None or self._clock.monotonic_s() >= self._look_at_s:
                     await self._look()
@@ -80,7 +79,6 @@ class SecretFiles:
 
     def look_soon(self) -> None:
         """Check the files before the next call: the remote refused their contents."""
-        # Without any secrets each call tries again, as it cannot go out anyway.
         self._look_at_s = 0.0
 
     async def _look(self) -> None:
@@ -93,11 +91,11 @@ class SecretFiles:
             self._secrets = await asyncio.to_thread(self._read)
         except RemoteFailed as error:
             if self._secrets is None:
+                # Each call tries again: without any secrets it cannot go out anyway.
                 self._look_at_s = 0.0
                 raise
             _log.warning("remote_secrets_not_read", remote=self._settings.name, reason=str(error))
-        # Also after a failure: a file that is half-written is read again when its other half is
-        # there.
+        # Also after a failure: a half-written file is read again once it changes.
         self._stamps = stamps
 
     def _stamp_all(self) -> list[_Stamp | None]:

@@ -79,8 +79,7 @@ class OnceReplay:
         if not data and self._taken_bytes < size:
             raise DigestMismatch(self._digest, f"only {self._taken_bytes} bytes were given")
         if self._taken_bytes == size:
-            # The last bytes are sent only once the source has ended: behind them the remote may
-            # commit.
+            # The last bytes are sent only once the source has ended: they let the remote commit.
             if data and await self._pull():
                 raise DigestMismatch(self._digest, "more bytes were given")
             if self._hasher.digest() != self._digest.hash:

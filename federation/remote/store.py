@@ -246,8 +246,7 @@ class RemoteStore:
         try:
             async with self.open_read(digest) as chunks:
                 async for chunk in chunks:
-                    # Chunks are megabytes, and one that size would hold the event loop up for
-                    # milliseconds.
+                    # Hashing megabytes would hold the event loop up for milliseconds.
                     await asyncio.to_thread(hasher.update, chunk)
                     parts.append(chunk)
                     got_bytes += len(chunk)
