@@ -166,8 +166,7 @@ class Authenticator:
             granted.instances,
             takes_writes=self._takes_writes,
         )
-        # A large certificate is judged at each call: 4,096 of them would take a quarter of a
-        # gigabyte.
+        # Larger certificates are judged at each call: 4,096 would take a quarter of a gigabyte.
         if len(key) <= _KEY_MAX_BYTES:
             if len(self._known) >= _KNOWN_MAX:
                 # The oldest, without an order of use: to judge it again is cheap.

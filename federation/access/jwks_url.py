@@ -53,8 +53,7 @@ async def fetch_jwks(url: str, server_cert: Path | None, max_bytes: int) -> byte
                     )
                 if answer.status != 200:
                     raise KeysUnavailable(f"status {answer.status}")
-                # Read with a bound: whoever answers there is not trusted before its keys are
-                # checked.
+                # Bounded: whoever answers there is not trusted before its keys are checked.
                 return await whole_body(answer.content.iter_any(), max_bytes)
     except TimeoutError:
         raise KeysUnavailable(f"no whole answer within {FETCH_S:g} s") from None

@@ -88,8 +88,7 @@ class JwtKeys:
                 claims: Mapping[str, Any] = jwt.decode(
                     shown,
                     key.key,
-                    # One, and compared with the configuration above: "none" and a confused key type
-                    # end there.
+                    # One, which the configuration allows: "none" and a confused key type end there.
                     algorithms=[str(algorithm)],
                     audience=settings.audience,
                     issuer=settings.issuer,

@@ -92,8 +92,7 @@ def make_pair(
 
 def _alternative(name: str, purpose: Purpose) -> x509.GeneralName:
     try:
-        # TLS compares addresses with this kind of name alone, not with a DNS name that looks like
-        # one.
+        # TLS compares addresses with this kind alone, not with a DNS name that looks like one.
         return x509.IPAddress(ipaddress.ip_address(name.removeprefix("[").removesuffix("]")))
     except ValueError:
         pass
@@ -115,8 +114,7 @@ def _alternative(name: str, purpose: Purpose) -> x509.GeneralName:
 def _usage(*, rsa_key: bool) -> x509.KeyUsage:
     return x509.KeyUsage(
         digital_signature=True,
-        # RSA keys also encrypt the session's key in TLS 1.2 without forward secrecy; EC keys never
-        # do.
+        # In TLS 1.2 RSA keys may also encrypt the session's key, which EC keys never do.
         key_encipherment=rsa_key,
         content_commitment=False,
         data_encipherment=False,

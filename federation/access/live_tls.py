@@ -135,8 +135,7 @@ class LiveTls:
             return
         left_days = (self._end_s - self._clock.wall_s()) / _DAY_S
         passed = [days for days in _WARNED_AT_DAYS if left_days < days]
-        # The last threshold that was passed: after a start or a jump of the clock one warning will
-        # do.
+        # The last threshold that was passed: after a jump of the clock one warning will do.
         if passed and passed[-1] != self._warned_at_days:
             self._warned_at_days = passed[-1]
             _log.warning(

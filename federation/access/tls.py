@@ -122,8 +122,7 @@ def _load_invitations(folder: Path | None, where: str) -> ClientList | None:
 def _load_authorities(path: Path | None, where: str) -> ClientList | None:
     found = load_list(path, where)
     if found is not None:
-        # Built for its checks: the operator learns at the start which certificate is no
-        # authority's.
+        # Built for its checks: the start says which certificate is no authority's.
         Authorities(found.pem, f"{where}: {path}")
     return found
 

@@ -149,8 +149,7 @@ def parse_tokens(data: bytes, where: str) -> TokenTable:
             continue
         place = f"{where}:{number}"
         token = _read_line(text, place)
-        # Which of two lines counts would be the order's choice, and a revoked one could be the
-        # other.
+        # Which line counts would be the order's choice, and one of them may be revoked.
         if token.id in found:
             raise ConfigError(f"{place}: id {token.id} is there twice; take one of the lines out")
         found[token.id] = token
