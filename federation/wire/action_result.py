@@ -61,8 +61,7 @@ def read_update(data: bytes) -> Update:
         if number == _ACTION_RESULT and kind == LENGTH:
             parts.append(data[a:b])
         else:
-            # From the end of the field before: so the tag goes along, which few_fields does not
-            # give.
+            # From the end of the field before, so that the tag goes along.
             others.append(data[start:b])
         start = b
     request = reapi.UpdateActionResultRequest.FromString(b"".join(others))
@@ -96,8 +95,7 @@ def check_inlined(value: bytes, function: DigestFunction) -> None:
     except DecodeError:
         raise InvalidRequest("not an ActionResult: it cannot be parsed") from None
     for file in result.output_files:
-        # proto3 does not tell an empty field from one that is not set, and neither says anything
-        # wrong.
+        # proto3 does not tell an empty field from an unset one, and neither is wrong.
         if contents := file.contents:
             _check_one("contents of an output file", contents, file.digest, function)
     # Without a digest beside it the text is all there is (REAPI allows that).

@@ -33,8 +33,7 @@ class Upload:
         """The largest number of bytes that may be sent."""
         if not self.compressed:
             return self.size_bytes
-        # zstd adds less than a hundredth to what it cannot compress; the rest is for careless
-        # encoders.
+        # zstd adds less than a hundredth to random bytes; the rest is for careless encoders.
         return self.size_bytes + self.size_bytes // 2 + _ZSTD_SLACK_BYTES
 
     def begin_stream(self, resource_name: str, write_offset: int) -> bool:
