@@ -124,8 +124,7 @@ class Admission:
         granted = True
         while granted:
             granted = False
-            # One of each per round: a caller with a thousand waiters lets the others through
-            # between them.
+            # One of each per round: a caller with a thousand waiters lets others in between.
             for caller in list(self._waiting):
                 granted |= self._serve_one(caller)
 

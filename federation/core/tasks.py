@@ -115,8 +115,7 @@ class Background:
                 else:
                     await work()
             except Exception as error:  # noqa: BLE001 - the outermost loop of all such work
-                # Work that ran well for long has failed for the first time again, and waits a
-                # second only.
+                # Work that ran well for long starts its count anew, and waits a second only.
                 is_settled = clock.monotonic_s() - begun_s >= _SETTLED_S
                 failures = 1 if is_settled else failures + 1
                 # Trouble that has a type of its own (a disk that is away) is known; a traceback
