@@ -64,8 +64,7 @@ class HttpConfig(Section):
     @property
     def is_open(self) -> bool:
         """Whether everybody who reaches the address may see all pages."""
-        # Loopback alone is reached by this machine's programs only, and tools expect open metrics
-        # there.
+        # Only programs of this machine reach loopback, and tools expect open metrics there.
         if self.pages == "auto" and self.address is not None:
             return not self.asks_callers and parse_address(self.address).is_loopback
         return self.pages == "open"
@@ -75,7 +74,7 @@ class HttpConfig(Section):
         if self.address is None or (self.tls is None and self.auth is None):
             return None
         return ListenerConfig(
-            # With push, since roles above pull count only where writes are taken, and pages ask for
+            # With push: roles above pull count only where writes are taken, and pages ask for
             # admin.
             address=self.address,
             protocol="http",

@@ -52,8 +52,7 @@ class Parsed(NamedTuple):
 def parse(text: str, environment: Mapping[str, str]) -> Parsed:
     """Read one YAML document. Never raises: errors are in `complaints`."""
     try:
-        # Nodes and not values: they know their lines, and keys that are given twice are still
-        # there.
+        # Nodes and not values: they know their lines, and keep keys that are given twice.
         root = yaml.compose(text, Loader=yaml.SafeLoader)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
