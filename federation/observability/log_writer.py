@@ -44,8 +44,7 @@ class LogWriter:
         self._lost_line = lost_line
         self._clock = clock
         self._queued_max = queued_max
-        # SimpleQueue may be used in signal handlers and finalizers: its put() takes no lock of
-        # Python's.
+        # SimpleQueue: its put() may be called in signal handlers and finalizers.
         self._queue: queue.SimpleQueue[str | threading.Event] = queue.SimpleQueue()
         self._flushing = threading.Event()  # ends the pause
         self._lost = 0

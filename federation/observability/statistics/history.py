@@ -98,8 +98,7 @@ class History:
     def _within(self, period: Period, wall_s: float) -> Iterator[tuple[int, Bucket]]:
         last = period.place(wall_s)
         for place, found in self._buckets[period].items():
-            # A bucket of the future comes from a clock that was ahead, and counts once its time has
-            # come.
+            # A bucket of the future comes from a clock that was ahead, and counts when it is time.
             if last - period.count < place <= last:
                 yield place, found
 

@@ -178,8 +178,7 @@ class Tracer:
 
     def keep(self, span: Span) -> None:
         """Keep a span until it was sent; it is dropped if too many wait."""
-        # The newest is dropped: a collector that is away must not cost the beginning of the
-        # trouble.
+        # The newest is dropped: the beginning of a trouble says more about it than its end.
         if len(self._ended) >= SPANS_MAX:
             self._dropped.inc()
         else:
