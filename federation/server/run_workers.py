@@ -25,6 +25,7 @@ from federation.core.clock import Clock, SystemClock
 from federation.core.tasks import Background, FailingWork
 from federation.observability import logs
 from federation.observability.metrics import Metrics
+from federation.observability.rate_limits import LimitHits
 from federation.server import process, systemd
 from federation.server.config_warnings import advice
 from federation.server.http import HttpServer
@@ -80,6 +81,7 @@ class _Parent:
         self._files = files
         self._file = file
         self._clock = clock
+        self._metrics = Metrics()
         self._ports = KeptPorts()
         self._http: HttpServer | None = None
         self._sockets: list[HttpServer] = []
@@ -112,7 +114,7 @@ class _Parent:
                     "version": __version__,
                     "listeners": addresses,
                 }
-                pages = AggregatedPages(self._supervisor, facts, self._clock)
+                pages = AggregatedPages(self._supervisor, facts, self._metrics, self._clock)
                 await self._serve_pages(pages, passed)
             passed.check_all_taken()
             status = await self._while_serving(ready, addresses)
@@ -129,8 +131,9 @@ class _Parent:
     async def _serve_pages(self, pages: AggregatedPages, passed: PassedSockets) -> None:
         settings, clock = self._config.http, self._clock
         pages.dashboard = LazyDashboard(self._config, clock)
-        access = make_http_access(self._config, self._files.http, Metrics(), clock)
-        self._http, self._sockets = http_servers(settings, pages.answer, access, None, clock)
+        access = make_http_access(self._config, self._files.http, self._metrics, clock)
+        hits = LimitHits(self._metrics, clock)
+        self._http, self._sockets = http_servers(settings, pages.answer, access, hits, clock)
         if self._http is not None:
             await self._http.start(passed)
         for each in self._sockets:

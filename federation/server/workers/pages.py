@@ -36,13 +36,17 @@ class AggregatedPages(Router):
     Close it: it keeps a connection to each.
     """
 
-    def __init__(self, supervisor: Supervisor, facts: Mapping[str, Any], clock: Clock) -> None:
+    def __init__(
+        self, supervisor: Supervisor, facts: Mapping[str, Any], metrics: Metrics, clock: Clock
+    ) -> None:
+        """metrics: of the parent, which serves HTTP for all."""
         self._supervisor = supervisor
         self._facts = facts
+        self._metrics = metrics
         self._clock = clock
         self._last: dict[int, Families] = {}  # by worker
         self._ended: Families = {}  # sums of workers that have ended
-        self._gauges = Metrics().declared.gauges
+        self._gauges = metrics.declared.gauges
         self._askers: dict[int, Asker] = {}  # by worker
 
     def __repr__(self) -> str:
@@ -74,7 +78,7 @@ class AggregatedPages(Router):
     async def exposition(self) -> bytes:
         """See Router."""
         await self._look()
-        parts = [self._ended, *self._last.values()]
+        parts = [self._ended, *self._last.values(), _without_zeros(self._metrics)]
         return exposition([*merged(parts, self._gauges).values(), *_own(self._supervisor)])
 
     async def readiness(self) -> Mapping[str, Any]:
@@ -144,6 +148,18 @@ def _verdict(workers: Iterable[Mapping[str, Any]]) -> dict[str, str]:
 
 def _why(unfit: Mapping[str, Any]) -> str:
     return str(unfit.get("reason", "no reason given"))
+
+
+def _without_zeros(metrics: Metrics) -> Families:
+    """Return what the parent itself counts, such as refused HTTP connections.
+
+    It has each metric, and most stand at 0, since only workers serve: a gauge of which the least
+    value counts would be 0 for all.
+    """
+    found = parse(exposition(metrics.declared.families()).decode())
+    for family in found.values():
+        family.values = {key: value for key, value in family.values.items() if value}
+    return found
 
 
 def _own(supervisor: Supervisor) -> Iterable[Family]:

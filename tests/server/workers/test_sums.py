@@ -2,12 +2,16 @@
 
 from collections.abc import Iterable, Mapping
 
+from federation.core.clock import ManualClock
 from federation.observability.declared import Merge, MetricDeclarations
 from federation.observability.exposition import exposition, parse
 from federation.observability.families import Families, Family
 from federation.observability.metrics import Metrics
 from federation.observability.peer_metrics import peer_families
+from federation.observability.rate_limits import LimitHits
 from federation.server.workers.metrics import merged, only_growing
+from federation.server.workers.pages import AggregatedPages
+from federation.server.workers.supervisor import Supervisor
 from tests.support.samples import Samples
 
 
@@ -80,3 +84,24 @@ def test_what_is_written_is_read_the_same_again() -> None:
 
 def test_nothing_is_nothing() -> None:
     assert add_up([]) == {}
+
+
+async def test_what_the_parent_counts_is_in_the_sum_and_its_zeros_are_not() -> None:
+    """It serves HTTP for all, with a certificate of its own."""
+    clock, metrics = ManualClock(), Metrics()
+    supervisor = Supervisor(0, lambda _number, _again: b"", [], clock, lambda _worker: None)
+    pages = AggregatedPages(supervisor, {}, metrics, clock)
+    worker = Metrics()
+    worker.access.certificate_end.labels(listener="a:1").set(3e9)
+    worker.limits_hit.labels(limit="http.connections").inc(2)
+    worker.access.keys_given.labels(url="https://a").set(2e9)
+    pages._last[1] = parse(exposition(worker.declared.families()).decode())
+    metrics.access.certificate_end.labels(listener="http").set(1e9)
+    metrics.access.keys_given.labels(url="https://a").set(0.0)
+    LimitHits(metrics, clock).hit("http.connections", "address 192.0.2.1")
+    found = Samples((await pages.exposition()).decode())
+    ends = "federation_server_certificate_expiry_timestamp_seconds"
+    assert found.value(ends, listener="a:1") == 3e9
+    assert found.value(ends, listener="http") == 1e9
+    assert found.value("federation_limits_hit_total", limit="http.connections") == 3
+    assert found.value("federation_jwt_keys_timestamp_seconds", url="https://a") == 2e9
