@@ -76,6 +76,7 @@ def load_keys(path: Path, settings: JwtConfig, where: str) -> JwtKeys:
 def load_proxied(settings: ProxyConfig, where: str) -> KeyPair:
     """Read the list of clients behind a proxy; blocks. Raises ConfigError."""
     found = load_list(settings.client_certs, f"{where}.client-certs")
+    # A list of clients without a certificate of its own: the proxy has that.
     return KeyPair(b"", b"", clients=found)
 
 

@@ -96,6 +96,7 @@ class LiveTls:
                     continue
                 self._told.add(key)
                 lines += 1
+                # A list of thousands may expire on one day; the log gets some names and the count.
                 if lines <= _DATES_SHOWN:
                     _log.warning(
                         "listed_client_kept_out",

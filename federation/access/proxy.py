@@ -84,6 +84,7 @@ class ProxiedClients:
             raise NotAuthenticated(
                 f"the proxy's {self._header} header is no percent-encoded PEM certificate"
             )
+        # Which of several is the client's own is the sender's word, so none is taken.
         if (count := pem.count(b"-----BEGIN ")) > 1:
             raise NotAuthenticated(
                 f"the proxy's {self._header} header has {count} certificates; it has to send the "

@@ -59,6 +59,7 @@ def load_access(config: Config) -> LoadedFiles:
     Raises ConfigError that names the listener and the file.
     """
     read: dict[Path, TokenTable] = {}
+    # All before any listener opens: a mistake in the last file must not leave half a node.
     listeners = [_load(each, f"listeners[{at}]", read) for at, each in enumerate(config.listeners)]
     http = config.http.as_listener()
     return LoadedFiles(listeners, None if http is None else _load(http, "http", read))
