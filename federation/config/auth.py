@@ -70,6 +70,7 @@ def _file_or_url(value: Any, info: ValidationInfo) -> Any:
         return absolute(Path(value), info)
     try:
         parts = urlsplit(str(value))
+        # From another machine, plain HTTP could be answered by anybody on the way with other keys.
         is_local = Address(parts.hostname or "", parts.port or 0).is_loopback
     except ValueError:
         raise ValueError("not a URL") from None

@@ -92,10 +92,9 @@ def read_section(kind: type[S], text: str, path: Path, environment: Mapping[str,
         raise ConfigFileError(problems)
     try:
         found = kind.model_validate(
-            # The names of Python with underscores are no keys of the file.
             parsed.value,
             by_alias=True,
-            by_name=False,
+            by_name=False,  # Python's names with underscores are no keys of the file
             context={"base": path.absolute().parent},
         )
     except ValidationError as error:

@@ -74,10 +74,9 @@ class HttpConfig(Section):
         if self.address is None or (self.tls is None and self.auth is None):
             return None
         return ListenerConfig(
-            # With push: roles above pull count only where writes are taken, and pages ask for
-            # admin.
             address=self.address,
             protocol="http",
+            # Roles above pull count only where writes are taken, and pages ask for admin.
             push=True,
             tls=self.tls,
             auth=self.auth,

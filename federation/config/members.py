@@ -128,6 +128,7 @@ def with_members(config: Config) -> Config:
         "peer-certs": files.accepted,
         "invitations": files.invitations,
     }
+    # With push: members write here, and nobody else gets past the handshake.
     raw["listeners"].append({"address": config.mesh.listens_on, "push": True, "tls": tls})
     members = read_members(files).values()
     raw["peers"] += [member.peer.model_dump(by_alias=True) for member in members]

@@ -71,6 +71,7 @@ def parse_size(value: Any) -> int:
     if isinstance(value, int) and not isinstance(value, bool):
         return value
     match = _SIZE.fullmatch(value.strip()) if isinstance(value, str) else None
+    # Half a byte is nothing that could be meant.
     if match is None or ("." in match[1] and match[2] is None):
         raise ValueError(_SIZE_HELP)
     whole, _, part = match[1].partition(".")

@@ -157,6 +157,7 @@ class ScheduledPull(Section):
     @field_validator("limit_rate")
     @classmethod
     def _usable(cls, rate: int) -> int:
+        # Slower than that, a blob would take so long that it seems to stall.
         if 0 < rate < RATE_MIN_BYTES_S:
             raise ValueError("limit-rate must be 0 (no limit) or at least 64K")
         return rate
