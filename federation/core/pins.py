@@ -59,6 +59,7 @@ class PinTarget(NamedTuple):
         named = (
             None if digest is None else [int(digest.function), digest.hash_hex, digest.size_bytes]
         )
+        # One text for one target: it is the key of the record at every node.
         return json.dumps([self.kind.value, self.instance, self.pattern, named], ensure_ascii=False)
 
     @property
