@@ -56,6 +56,7 @@ def check_tells_apart(accepted: Iterable[bytes], new_der: bytes) -> None:
     Otherwise a joiner could keep a member out. Raises InvalidRequest.
     """
     lists = [_list_of(each) for each in (*accepted, pem_of(new_der))]
+    # OpenSSL would take one for the other, and refuse the member whose key it is not.
     if alike(lists):
         raise InvalidRequest(
             "the client certificate has the subject of another member's, and TLS could not tell "

@@ -110,6 +110,7 @@ class MeshFolder:
         """Let whoever has this pair's key join. Raises ConfigError if too many are open."""
         with alone(self.files.root):
             open_ones = certificates_in(self.files.invitations)
+            # Those that have ended are of no use, and must not fill the bound.
             for path in list(open_ones):
                 if _end_s(path) < now_s:
                     path.unlink()
@@ -265,6 +266,7 @@ class MeshFolder:
 
     def _give(self, path: Path) -> None:
         """Give what root has made to the owner of the data directory, who runs the node."""
+        # Commands may be run by root, and the node must be able to read and replace its files.
         if os.geteuid() == 0:
             owner = self.files.root.parent.stat()
             os.chown(path, owner.st_uid, owner.st_gid, follow_symlinks=False)
