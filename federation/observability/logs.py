@@ -98,6 +98,7 @@ def set_level(level: str) -> None:
     """Log events of this level and above from now on."""
     filtering = structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()])
     for name in _METHODS:
+        # Into the class, as loggers that were made before keep it.
         setattr(_Levelled, name, getattr(filtering, name))
 
 

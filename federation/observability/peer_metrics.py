@@ -89,6 +89,7 @@ def peer_families(facts: Mapping[str, Any]) -> Iterator[Family]:
     """Yield the series of peers; facts: what `status` shows of replication."""
     peers = facts["peers"]
     leads = Family(_REPLICATES, "gauge", "1 in the process that sends to peers, 0 in others")
+    # 0 also counts: the sum over all workers shows whether anybody replicates.
     leads.add(float(facts["replicates-here"]), labels={})
     yield leads
     for key, (name, what) in _GAUGES.items():

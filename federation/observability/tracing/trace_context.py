@@ -33,6 +33,7 @@ def parse(headers: Iterable[tuple[str, str | bytes]]) -> TraceContext | None:
             parents.append(value)
         elif key == STATE_HEADER and isinstance(value, str):
             states.append(value)
+    # The specification: several are as bad as a malformed one, and the trace begins anew.
     found = _PARENT.fullmatch(parents[0].strip()) if len(parents) == 1 else None
     if found is None:
         return None

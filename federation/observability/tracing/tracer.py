@@ -172,6 +172,7 @@ class Tracer:
         # W3C Trace Context: an id of zeros is none.
         span_id = f"{self._random.getrandbits(64) or 1:016x}"
         if parent is not None:
+            # The caller's decision about sampling included, or no trace would be whole.
             return parent._replace(span_id=span_id)
         trace_id = f"{self._random.getrandbits(128) or 1:032x}"
         return TraceContext(trace_id, span_id, self._random.random() < self._share)
