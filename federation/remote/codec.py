@@ -161,6 +161,7 @@ def batch_update(instance: str, blobs: Sequence[BlobSent], function: DigestFunct
             continue
         head = length_field(1, encode_digest(blob.digest)) + length_prefix(2, len(blob.data))
         tail = varint_field(3, reapi.Compressor.ZSTD)
+        # The length stands before the item, so it is known before its parts are joined.
         size = len(head) + len(blob.data) + len(tail)
         parts += (length_prefix(2, size), head, blob.data, tail)
     parts.append(varint_field(5, function_number(function)))
@@ -259,6 +260,7 @@ def _read_data(remote: str, message: bytes) -> tuple[int, int]:
 
 def write_request(name: str, offset: int, data: bytes, *, finish: bool) -> bytes:
     """google.bytestream.WriteRequest."""
+    # The name in each message, as BuildStream's clients send it; only the first has to have it.
     head = _text_field(1, name) + varint_field(2, offset) + varint_field(3, int(finish))
     return head + length_prefix(10, len(data)) + data
 
@@ -280,6 +282,7 @@ def write_status(remote: str, data: bytes) -> tuple[int, bool]:
 
 
 def _text_field(number: int, value: str) -> bytes:
+    # proto3 leaves the default out.
     return length_field(number, value.encode()) if value else b""
 
 

@@ -70,6 +70,7 @@ class RemoteIndex:
         )
         data = await self._ask(GET_RESULT, request)
         if data is not None:
+            # Before it is kept: what cannot be read would be a result that no client can use.
             check_result(self._remote.name, data)
         return data
 
@@ -171,6 +172,8 @@ class RemoteIndex:
         except NotFound:
             return None
         except Unsupported:
+            # A server of blobs alone has no entries. For replication "lacks" and "has nothing"
+            # differ.
             if self._lacking_is_miss:
                 return None
             raise

@@ -81,10 +81,9 @@ async def _connect(address: Address, context: ssl.SSLContext) -> asyncio.StreamW
         return writer
     proxy = urlsplit(found)
     reader, writer = await asyncio.open_connection(
-        # A proxy may answer with a page instead of a tunnel.
         proxy.hostname,
         proxy.port or _PROXY_PORT,
-        limit=_ANSWER_MAX_BYTES,
+        limit=_ANSWER_MAX_BYTES,  # a proxy may answer with a page instead of a tunnel
     )
     try:
         head = [f"CONNECT {address} HTTP/1.1", f"Host: {address}"]

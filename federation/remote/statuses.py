@@ -38,7 +38,7 @@ _BY_NUMBER = {code.value[0]: code for code in grpc.StatusCode}
 _CERTIFICATE_SIGNS = ("CERTIFICATE_VERIFY_FAILED", "Hostname Verification Check failed")
 # So it does for HTTP/2's REFUSED_STREAM: the server has not looked at the call.
 _REFUSED_STREAM = "RST_STREAM with error code 7"
-_CLOSED_IN_OUR_FACE = ("failed to connect", "Socket closed")
+_CLOSED_AT_ONCE = ("failed to connect", "Socket closed")
 _CLOSED_HINT = "(a server that wants another client-cert, or TLS, ends a connection like this)"
 
 
@@ -53,7 +53,7 @@ def from_rpc(remote: str, error: grpc.aio.AioRpcError) -> RemoteFailed | NotFoun
         kind = FailureKind.CERTIFICATE
     if kind is FailureKind.UNAVAILABLE and _REFUSED_STREAM in detail:
         kind = FailureKind.CROWDED
-    if all(words in detail for words in _CLOSED_IN_OUR_FACE):
+    if all(words in detail for words in _CLOSED_AT_ONCE):
         detail = f"{detail} {_CLOSED_HINT}"
     shown = f"{error.code().name} {detail}".rstrip()
     return failure(remote, kind, shown, _retry_after_s(error))

@@ -228,6 +228,7 @@ class RemoteStore:
         Raises RemoteFailed when it is not known of one whether it is held.
         """
         can = await self._remote.capabilities()
+        # Each once: a repeated digest would be sent twice.
         wanted = [
             d for d in dict.fromkeys(digests) if not d.is_empty and can.hashes_with(d.function)
         ]
@@ -256,6 +257,7 @@ class RemoteStore:
             # Behind the last byte only the hash decides.
             if got_bytes < digest.size_bytes:
                 raise
+        # Verified here, unlike open_read: the whole is in memory and nobody stores it first.
         if hasher.digest() != digest.hash:
             self.sent_wrong_bytes(digest)
             return None
@@ -293,6 +295,7 @@ class RemoteStore:
         Returns the error to raise. Compressed reads rest for a while, since they may be the cause.
         """
         self._note_wrong([digest])
+        # The bytes do not say which way they were spoiled; plain ones next time settle it.
         self._zstd.rest("what it sent compressed may be at fault")
         return WrongBytes(
             self._remote.name, FailureKind.WRONG_BYTES, f"other bytes came for blob {digest}"
