@@ -32,7 +32,7 @@ UNTIL_MAX_S = 253_402_300_799  # wall clock: in the year 9999, the last of proto
 Matches = Callable[[EntryKey, str], bool]  # called with the key and the label of an entry
 # Asks a store about everything that an entry names; False: that could not be found out.
 ClosureWalk = Callable[[Readable, Entry], Awaitable[bool]]
-FetchBlobs = Callable[[Collection[Digest]], Awaitable[object]]  # brings what upstreams have of them
+FetchBlobs = Callable[[Collection[Digest]], Awaitable[object]]  # brings what others have of them
 
 
 class PinKind(enum.Enum):
