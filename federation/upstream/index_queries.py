@@ -81,11 +81,10 @@ class IndexQueries:
 
     async def _candidates(self, keys: Sequence[EntryKey], uris: Sequence[str]) -> list[Upstream]:
         """Return the upstreams to ask. If all have asked for patience, wait for the first."""
-        able = [each for each in self._upstreams if each.may_have_entry(keys, uris)]
-        if able:
+        suited = [each for each in self._upstreams if each.suits_entry(keys, uris)]
+        if able := [each for each in suited if each.is_up]:
             return able
-        resting = [each.wait_s() for each in self._upstreams if not each.is_up]
-        waits = [wait_s for wait_s in resting if wait_s is not None]
+        waits = [wait_s for each in suited if (wait_s := each.wait_s()) is not None]
         if not waits:
             return []
         # Bounded: wait_s() is None for an upstream that wants more patience than a client has.

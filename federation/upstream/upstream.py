@@ -140,7 +140,11 @@ class Upstream:
 
     def may_have_entry(self, keys: Sequence[EntryKey], uris: Sequence[str]) -> bool:
         """Whether asking it for an entry under any of these keys now may succeed."""
-        if self.index is None or not self.serves_index or not self.is_up:
+        return self.is_up and self.suits_entry(keys, uris)
+
+    def suits_entry(self, keys: Sequence[EntryKey], uris: Sequence[str]) -> bool:
+        """Whether asking it for an entry under any of these keys may succeed once it is up."""
+        if self.index is None or not self.serves_index:
             return False
         # What an action result says cannot be verified, unlike the bytes of a blob.
         if keys[0].kind == EntryKind.ACTION_RESULT and not self.trusts_action_results:

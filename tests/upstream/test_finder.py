@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from federation.core import hops
+from federation.core.clock import ManualClock
 from federation.core.digest import digest_of
 from federation.core.index import FetchedAsset
 from federation.core.provenance import Provenance, Source
@@ -43,6 +44,21 @@ async def test_u07_a_look_up_waits_for_an_upstream_that_asked_for_a_moment(
     up.upstream.note(later)
     async with finder_over(tmp_path, up) as here:
         assert await here.fetch(URI) == digest
+
+
+async def test_a_look_up_does_not_wait_for_a_resting_upstream_that_has_no_such_entries(
+    tmp_path: Path,
+) -> None:
+    clock = ManualClock()
+    storage = there([], "storage", clock, serves_index=False)
+    others = there([], "others", clock, uri_globs=("urn:other:*",))
+    for each in (storage, others):
+        later = RemoteFailed(each.index.name, FailureKind.EXHAUSTED, "later", retry_after_s=5.0)
+        each.upstream.note(later)
+    async with finder_over(tmp_path, storage, others, clock=clock) as here:
+        before_s = clock.monotonic_s()
+        assert await here.fetch(URI) is None
+        assert clock.monotonic_s() == before_s
 
 
 @pytest.mark.parametrize("blobs_elsewhere", [False, True])
