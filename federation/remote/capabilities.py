@@ -134,15 +134,19 @@ class CapabilitiesMemory:
 
     async def _learn(self) -> None:
         fresh_s, reached = _FRESH_S, True
+        may_be_another = self._lost  # get() clears it when it has waited for long enough
         try:
             self._known = read_capabilities(await self._ask())
         except (Unsupported, NotFound, DecodeError, InvalidRequest):
             self._known = UNSTATED
         except RemoteFailed as error:
-            self._known, fresh_s = UNSTATED, _AGAIN_S
+            fresh_s = _AGAIN_S
             if error.kind is FailureKind.UNAVAILABLE:
                 # Nobody was reached, so nothing is known of who will be.
-                fresh_s, reached = 0.0, False
+                self._known, fresh_s, reached = UNSTATED, 0.0, False
+            elif may_be_another or not (error.is_retryable or error.is_local_limit):
+                self._known = UNSTATED
+            # Else the last answer goes on: a busy server takes no larger batches than before.
         finally:
             self._asking = None
         self._lost = not reached  # then the first call that gets through wants to know

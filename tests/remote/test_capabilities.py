@@ -51,6 +51,24 @@ async def test_it_is_asked_again_after_a_while(fake: FakeServer) -> None:
         assert len(fake.calls(GET)) == 2
 
 
+async def test_what_is_known_stays_while_a_renewal_fails_for_a_moment(fake: FakeServer) -> None:
+    clock = ManualClock()
+    fake.capabilities = good_capabilities(batch_bytes=100_000)
+    async with connected(fake.address, clock) as here:
+        await here.remote.capabilities()
+        fake.does[GET] = fails(grpc.StatusCode.RESOURCE_EXHAUSTED)
+        clock.advance(601)
+        await here.remote.capabilities()
+        known = here.remote.describe
+        await until(lambda: known()["last_failure"] is not None, "the renewal has failed")
+        assert known()["capabilities"]["batch_bytes"] == 100_000
+        del fake.does[GET]
+        fake.capabilities = good_capabilities(batch_bytes=200_000)
+        clock.advance(6)
+        await here.remote.capabilities()
+        await until(lambda: known()["capabilities"]["batch_bytes"] == 200_000, "it is renewed")
+
+
 async def test_a_greeting_asks_at_once_and_says_when_there_is_no_answer(fake: FakeServer) -> None:
     async with connected(fake.address) as here:
         fake.does[GET] = fails(grpc.StatusCode.UNAVAILABLE)
