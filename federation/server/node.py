@@ -188,6 +188,7 @@ class Node:
                 await port.server.start()
             self._readiness.phase = Phase.SERVING
             await self._publish_health()
+            # Published only now: a command that asks the socket gets an answer.
             own_socket = {} if self.own_socket is None else {"http-socket": self.own_socket}
             self.announce(listeners=self.listeners, http=self.http, **own_socket)
         except BaseException:
@@ -213,6 +214,7 @@ class Node:
 
     def reload_tls(self) -> None:
         """Read certificates, keys, lists and tokens again, without waiting for a change of them."""
+        # An event, not a call: files are read in a thread, by the one task that watches them.
         self._asked_for_tls.set()
         for keys in self._fetched:
             keys.look_again()
@@ -240,6 +242,7 @@ class Node:
         for each in (*self._sockets, self._http):  # last, since they show that the node drains
             if each is not None:
                 await each.stop()
+        # One after the other: each may still use what the next ones close.
         for close in self._closers:
             await close()
 
@@ -268,5 +271,6 @@ class Node:
         while True:
             before_s = self._clock.monotonic_s()
             await self._clock.sleep(_LAG_EVERY_S)
+            # What a sleep is late by is what a call would have waited for the loop.
             late_s = self._clock.monotonic_s() - before_s - _LAG_EVERY_S
             self._metrics.loop_lag_seconds.observe(max(0.0, late_s))

@@ -103,6 +103,7 @@ class _Parent:
             if pages is not None:
                 pages.ended(worker)
 
+        # Before any worker: a mistake is reported once, and port 0 becomes one port for all.
         await self._ports.take([listener.address for listener in config.listeners], passed)
         addresses = [str(address) for address in self._ports.addresses]
         descriptors = [each.fileno() for each in self._ports.passed]
@@ -160,6 +161,7 @@ class _Parent:
         """Run the workers to their end; return the status to exit with."""
         stopping = self._tasks.start(self._stop.wait(), "signal to stop")
         starting = self._tasks.start(self._supervisor.start(), "start of the workers")
+        # A signal during the start ends it, too.
         await asyncio.wait([stopping, starting], return_when=asyncio.FIRST_COMPLETED)
         failed = starting.result() if starting.done() else 0
         if not failed and not stopping.done():
@@ -174,6 +176,7 @@ class _Parent:
             await stopping
         systemd.notify("STOPPING=1")
         ended = await self._supervisor.stop(self._config.limits.drain + END_S)
+        # What kept a worker from starting says more than how the others were ended.
         return failed or ended
 
     def _feed_watchdog(self) -> None:

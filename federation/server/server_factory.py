@@ -63,6 +63,7 @@ def server_factory(
 
 def check_installed(transport: Literal["grpcio", "http2"]) -> None:
     """Raise ConfigError if a package that this transport needs is not installed."""
+    # Looked for, not imported: a check of a configuration needs no server.
     if transport == "http2" and find_spec("ngh2") is None:
         raise ConfigError(
             "transport: http2 needs the package ngh2, which is not installed: "

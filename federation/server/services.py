@@ -142,6 +142,7 @@ def make_services(
     def start(holders: Holders) -> None:
         pulling.start(holders)
         holes = PinnedHoles(pulling.shared, holders, storage.ledger.purges.blobs_among, clock)
+        # Only now: to keep what is missing needs what fetches it.
         storage.keep_pins(walk, holes.bring)
 
     async def stop_fetching() -> None:

@@ -92,11 +92,13 @@ class ActivitySampler:
                 "misses": answers[name, "miss"] + entries[name, "miss"],
                 "received-bytes": received[name, "in"],
             }
+            # By those that were asked, since a configured one that never was has no series.
             for name in dict.fromkeys(name for name, _ in answers)
         }
 
     def _add_saved(self, changes: dict[str, dict[str, int]]) -> None:
         first = next(iter(self._upstreams()), None)
+        # Without an upstream nothing was saved: readers would have got nothing.
         if first is None:
             return
         moved = changes.values()

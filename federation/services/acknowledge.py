@@ -71,6 +71,7 @@ class Acknowledge:
         began_s = self._clock.monotonic_s()
         if not await self._have_it():
             self._timeouts.inc()
+            # A peer that is away would otherwise write a line for each write.
             if (held_back := self._log_limit.admit()) is not None:
                 _log.warning("not_acknowledged_in_time", waits=repr(self), held_back=held_back)
         self._seconds.observe(self._clock.monotonic_s() - began_s)

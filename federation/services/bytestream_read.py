@@ -50,6 +50,7 @@ class ReadCalls:
         """Return the only message of a small blob's answer; None if that has to wait."""
         asked = decode_read_request(request)
         name = parse_read(asked.resource_name)
+        # Rare for small blobs; the way of all others handles them.
         if asked.read_offset or asked.read_limit or name.compressed:
             return None
         if not 0 < name.digest.size_bytes <= _AT_ONCE_READ_BYTES:
@@ -81,6 +82,7 @@ class ReadCalls:
             opened = self._store.open_read(
                 name.digest, offset=asked.read_offset, limit=limit, next_bytes=pace.next_bytes
             )
+            # Entering raises BlobNotFound, so nothing has been sent by then.
             async with opened as chunks:
                 traffic.blobs.hits += 1
                 packed = aclosing(self._compress(chunks)) if name.compressed else None

@@ -72,6 +72,7 @@ class Call(RunningCall):
     @property
     def provenance(self) -> Provenance:
         """What is recorded about the writer, for the request being served."""
+        # What others say of themselves could keep an object from being replicated.
         return provenance_of(hops.current()) if self.is_peer else FROM_CLIENT
 
     def dated(self, entries: Sequence[Entry]) -> Sequence[Entry]:

@@ -59,6 +59,7 @@ class CapabilitiesService:
         """Answer; a peer is told more by _get, as its calls have hops."""
         instance = check_instance(reapi.GetCapabilitiesRequest.FromString(data).instance_name)
         call.check_pull(instance)
+        # Bazel does not try to upload results where update_enabled is false.
         return self._answers[call.rights.may_push(instance)]
 
 

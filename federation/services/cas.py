@@ -116,6 +116,7 @@ class CasService:
         self._count(asked.instance, len(digests), len(missing))
         if not missing:
             return b""
+        # In the order of the request, which REAPI leaves open.
         ordered = [digest for digest in digests if digest in missing]
         return await self._compute.run(64 * len(ordered), encode_missing, ordered)
 

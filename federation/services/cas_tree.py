@@ -43,6 +43,7 @@ class TreeCalls:
         page = _Page(asked.page_size or _READ_AT_ONCE)
         while batch := walk.next_batch():
             async for blob in self._read(batch, walk):
+                # Sent before it grows beyond a message, and while the next directories are read.
                 if page.is_full_with(blob):
                     yield page.take()
                 page.add(blob)
@@ -108,6 +109,7 @@ class _Walk:
             if child not in self._seen:
                 self._seen.add(child)
                 self._queue.append(child)
+        # Counted as they are named: a tree that is refused costs no reads of its last level.
         if len(self._seen) > self._directories_max:
             raise TooBusy(f"the tree has more than {self._directories_max} directories")
 

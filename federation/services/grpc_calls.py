@@ -89,6 +89,7 @@ class GrpcCall:
         """See Transport."""
         try:
             message = await self._context.read()
+        # gRPC says in several ways that a call is over; to the pipeline all are one.
         except grpc.aio.BaseError:
             raise CallEnded from None
         return message if isinstance(message, bytes) else None

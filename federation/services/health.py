@@ -63,6 +63,7 @@ class HealthControl:
         while True:
             changed = self._changed
             status = self.status_of(service)
+            # A change back before it was sent is none (health.proto: the current status).
             if status != reported:
                 reported = status
                 yield status

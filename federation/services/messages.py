@@ -60,6 +60,7 @@ class _OneRequest:
         message = await self._calls.read(call, most_bytes, first=True)
         if message is None:
             raise InvalidRequest("the call ended without a message")
+        # gRPC knows one bound for all methods of a server, so a method's own is checked here.
         if len(message) > most_bytes:
             raise RequestTooLarge(
                 "message.size", f"a request of {len(message)} bytes; at most {most_bytes}"
@@ -94,6 +95,7 @@ class _Unary(_OneRequest):
 
     def _fits(self, call: Call, size_bytes: int) -> bool:
         """Acquire or release room, so that the call has what its answer needs, if there is some."""
+        # The handler may have taken room already, for an answer of another size.
         more_bytes = size_bytes - call.answer_bytes
         if more_bytes < 0:
             self._calls.shrink_answer(call, -more_bytes)
@@ -167,6 +169,8 @@ class _Sender:
 
     async def send(self, messages: Responses, call: Call) -> None:
         calls, write = self._calls, call.transport.write
+        # A handler that is left in the middle must release what it holds now, not when it is
+        # collected.
         async with aclosing(messages):
             async for message in messages:
                 parts = message if isinstance(message, Parts) else (message, b"")

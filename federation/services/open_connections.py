@@ -122,4 +122,5 @@ class ConnectionRegistry(Generic[_C]):
 
 
 def _holder(peer: PeerAddress) -> str:
+    # All programs that come by a Unix socket are one holder: nothing tells them apart.
     return peer.host if peer.port else "unix"

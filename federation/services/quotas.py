@@ -37,6 +37,7 @@ class CallerQuotas:
     def of(self, caller: str) -> CallerQuota | None:
         """Return the caller's quota; None while nothing is limited."""
         limits = self._limits
+        # Looked at for each call, since a reload may set either.
         if not limits.uploads_per_caller and not limits.bandwidth_per_caller:
             return None
         quota = self._by_caller.get(caller)

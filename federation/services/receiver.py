@@ -123,6 +123,7 @@ class UploadReceiver:
                 await self._store(data)
                 return
             self._decoder.push(data)
+            # Piece by piece: one message may unpack to gigabytes.
             while piece := await self._compute.run(len(data), self._decoder.pull):
                 await self._store(piece)
         finally:

@@ -82,6 +82,7 @@ class Part:
         Raises UploadSuperseded when the account is closed meanwhile.
         """
         waits = False
+        # Looked at again each time it is woken: another may have taken what became free.
         while not self._closed and not self._may(size_bytes):
             if not waits:
                 waits = True
@@ -89,6 +90,7 @@ class Part:
             await self._caller.changed.wait()
         if self._closed:
             raise UploadSuperseded("this upload was dropped")
+        # Counted before it is stored: two uploads that were let in at once count each other.
         self._size_bytes += size_bytes
         self._caller.size_bytes += size_bytes
 

@@ -15,6 +15,7 @@ _LAG_S = 600.0  # a peer may be that far behind without a word about it
 
 def attention(facts: Mapping[str, Any]) -> list[str]:
     """Return each matter once, the gravest first."""
+    # Workers say the same of upstreams and limits; each is told once.
     found = dict.fromkeys(
         (
             *_of_processes(facts["processes"]),

@@ -40,6 +40,7 @@ def _node(facts: Mapping[str, Any]) -> OverviewLine:
     processes = facts["processes"]
     if not processes:
         return OverviewLine("node", f"not running; {facts.get('data-dir', '')}", False)
+    # A process that does not answer has only what it announced.
     known = [each for each in processes if "node" in each]
     first = known[0] if known else processes[0]
     states = list(dict.fromkeys(each.get("status", "silent") for each in processes))
