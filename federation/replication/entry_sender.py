@@ -224,7 +224,6 @@ class EntrySender:
         """Send the closure; None: the peer holds it, and the entry may follow."""
         purges = self._shipper.purges
         for delay_s in (*(_HOLE_DELAYS_S if wanted.hole is Hole.WAIT else ()), None):
-            # A new one for each attempt: it notes what was missing in one walk.
             parts = self._store, self._shipper, wanted.history, wanted.bounds, self._for_large
             view = ShippingStore(*parts, purges.not_needed)
             if anew:
@@ -247,7 +246,6 @@ class EntrySender:
             if view.lacks_here is None or delay_s is None:
                 break
             await self._clock.sleep(delay_s)
-            # A newer value has a row of its own, and its closure may be another.
             if await self._is_old(wanted):
                 return SUPERSEDED
         if view.lacks_here and await purges.are_purged([view.lacks_here]):
@@ -262,7 +260,6 @@ class EntrySender:
         try:
             yield
         finally:
-            # Also after a failure, because the caller's block releases it.
             await self._walking.acquire()
 
     async def _is_old(self, wanted: EntryToSend) -> bool:
@@ -286,7 +283,6 @@ class EntrySender:
                     await self._clock.sleep(delay_s)
             if await self._is_old(wanted):
                 return SUPERSEDED
-            # Another node may answer now, which holds nothing of the closure.
             node_id = self._api.identity.node_id
             if (outcome := await self._closed(wanted, anew=anew)) is not None:
                 return outcome

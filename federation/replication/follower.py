@@ -105,7 +105,7 @@ class Follower:
         found = await self._session.change_log.read(first - 1, last - first + 1)
         if not found.is_whole:
             raise LogTrimmed
-        # Numbers may have gaps, so as many rows may reach beyond what was claimed.
+        # No log has to number its rows densely, so as many may reach beyond what was claimed.
         return [row for row in found.rows if row.seq <= last]
 
     async def skip_ahead(self) -> None:

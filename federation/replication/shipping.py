@@ -67,8 +67,7 @@ class Shipper:
             on_outcome(ended, outcome)
 
         await self.purges.bring()
-        # Each once, in order: a simulation has to be replayed.
-        left = list(dict.fromkeys(digests))
+        left = list(dict.fromkeys(digests))  # in order: a simulation has to be replayed
         while left:
             known = self.confirmed.among(left)
             if there := [digest for digest in left if digest in known or digest.is_empty]:

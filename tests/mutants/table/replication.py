@@ -202,8 +202,8 @@ REPLICATION = [
     Mutant(
         "silence-parks",
         f"{_REPLICATION}/outcomes.py",
-        "            return Fault.PEER\n        count, taken_then",
-        "            return Fault.OBJECT\n        count, taken_then",
+        "        if patience is None:\n            return Fault.PEER",
+        "        if patience is None:\n            return Fault.OBJECT",
         (*_MACHINES, *_FAULTS),
         "An object is set aside because the connection broke.",
     ),
