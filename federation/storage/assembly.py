@@ -73,6 +73,8 @@ def assemble(
         resident=ResidentCatalogue(path, clock),
         pool=Pool("look-up", limits.threads, connect),
         reads=Pool("read", limits.threads, partial(connect, cache_kib=_READS_CACHE_KIB)),
+        # Pools of their own: see decisions, "Looking up, reading and writing have threads of their
+        # own".
         writes=Pool("write", limits.threads, connect),
         writer=writer,
         touches=Touches(),

@@ -162,8 +162,8 @@ class StorageContext:
             _log.error("blob_damaged", digest=str(digest), reason=reason, kept_because=str(error))
             # A proven one counts as missing all the same, since no read will serve it.
             return QuarantineOutcome.DONE if damage.is_proven else QuarantineOutcome.NO_ROOM
+        # The epoch moves after the commit, so that no process remembers what it read before.
         if outcome is QuarantineOutcome.DONE:
-            # After the commit, so that no other process remembers what it read before.
             self.epoch.bump()
             self.metrics.quarantined.inc()
             _log.error("blob_quarantined", digest=str(digest), reason=reason)

@@ -63,6 +63,7 @@ class DataDirectory:
         """Create the directory itself if it does not exist. Raises StorageRefused."""
         with self._refused():
             self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        # Asked here, because the first failing write would name a file that nobody knows.
         if not os.access(self.root, os.W_OK | os.X_OK):
             raise StorageRefused(f"data directory {self.root} is not writable by this user")
 
@@ -97,6 +98,7 @@ class DataDirectory:
 
     def blob_path(self, digest: Digest) -> str:
         """Return the path of a blob's file, made of its hash (hex) and size only."""
+        # Nothing that a client chose becomes part of a path.
         name = digest.hash.hex()
         suffix = IMPLEMENTATIONS[digest.function].suffix
         return f"{self._blobs}/{name[:2]}/{name}-{digest.size_bytes}{suffix}"
@@ -155,6 +157,7 @@ class SpareHandle:
         try:
             fd = self._open(path)
         except OSError as error:
+            # Nothing was lost, and the next try may find one: no reason to stop writing.
             if error.errno in NO_HANDLES:
                 raise TooBusy(f"no file handle left to make {path} durable; try again") from error
             raise SourceUnavailable("disk", f"{path}: {error.strerror}") from error

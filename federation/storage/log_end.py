@@ -40,6 +40,7 @@ class Notifier:
 
     def notify_all(self) -> None:
         """Wake all tasks that wait now."""
+        # A new event first: whoever is woken and waits again must wait for the next change.
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()
 
@@ -52,6 +53,7 @@ class Notifier:
                 left_s = end_s - self._clock.monotonic_s()
                 if left_s <= 0:
                     return False
+                # Nobody polls while nobody waits: an idle node makes no calls.
                 if self._polling is None or self._polling.done():
                     self._polling = self._background.start(self._poll_on(), "watch-others")
                 await self._next_change(left_s)
@@ -92,6 +94,7 @@ class LogEnd:
     @property
     def value(self) -> int:
         """The newest row that this process knows of."""
+        # Its own rows in any case: shared memory may have lost a race, see above.
         return max(self._own, self._epoch.head)
 
     def note(self, seq: int) -> None:

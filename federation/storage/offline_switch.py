@@ -44,6 +44,7 @@ class OfflineSwitch:
         try:
             since_s = await self._core.pool.run(self._read)
         except UNREADABLE as error:
+            # One line for each time that it cannot be read, not two a second.
             if self._readable:
                 _log.warning("offline_switch_not_read", reason=str(error))
             self._readable = False
@@ -58,6 +59,7 @@ class OfflineSwitch:
 
     async def turn(self, *, on: bool) -> None:
         """Turn the switch durably for all processes. Raises StorageFull, StorageFailed, TooBusy."""
+        # The date, for people; that there is one is the switch.
         since_s = int(self._core.clock.wall_s()) if on else None
         await self._core.writer.submit(lambda tx: set_meta(tx, OFFLINE_SINCE, since_s))
         await self.refresh()

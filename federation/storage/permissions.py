@@ -31,6 +31,7 @@ def tighten(directory: DataDirectory) -> list[Path]:
     """
     root = directory.root
     facts = root.stat()
+    # Nothing of another user's can be changed; what matters is whether others may change it.
     if facts.st_uid != os.geteuid():
         if facts.st_mode & stat.S_IWOTH:
             raise StorageRefused(

@@ -102,6 +102,7 @@ class PinWalker:
     async def _settle(self, keeping: Keeping, missing: int, *, is_walked: bool) -> KeptState:
         is_whole = is_walked and not missing
         state = KeptState.WHOLE if is_whole else KeptState.INCOMPLETE
+        # Nothing changes for most entries that are looked at again, so nothing is written.
         if not is_whole or keeping.state is not state:
             await self._core.writer.submit(
                 lambda tx: keepings.settle(tx, keeping, missing, is_whole=is_whole)

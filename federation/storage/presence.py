@@ -143,6 +143,7 @@ class Presence:
         if not wanted:
             return set(), []
         found = await self._look_up(wanted, partial(keys_of, wanted), _size, and_pulled=True)
+        # A row may be held and its file gone: then it is uploaded, and not only renewed.
         needless = set(keys_of(found.missing))
         return found.missing, [key for key in found.pulled if key not in needless]
 
@@ -168,6 +169,7 @@ class Presence:
         self, names: Sequence[bytes], spelling: DigestCodec
     ) -> set[bytes] | None:
         """See federation.core.store.LocalStore."""
+        # Both need a look-up, as in find_missing_named; it may have to wait.
         if uses.current() is not Use.CLIENT or self._core.is_behind():
             return None
         asked_ms = self._core.now_ms()
@@ -220,6 +222,7 @@ class Presence:
         try:
             found = await self._core.pool.query(lambda at: find(self._core, at, question))
         except UNREADABLE as error:
+            # Logged; "missing" has the client upload, which tells it what is wrong.
             self._core.catalogue_unreadable(error)
             return PresenceFound(set(wanted), is_certain=False)
         return self._settle(question, found)
@@ -235,8 +238,10 @@ class Presence:
         self._core.note_purges_used(
             (purges.name_of_key(key), used_ms) for key, used_ms in found.purged.values()
         )
+        # Looked at behind the look-up: how long that took is the point.
         is_late, is_behind = self._core.is_late(asked_ms), self._core.is_behind()
         if is_late or is_behind:
+            # What is withheld now may be held, so nothing of this answer is remembered.
             found.is_certain = False
             all_of_them = is_late or self._core.touches.in_doubt
             found.missing |= self._withheld(wanted, found, all_of_them=all_of_them)

@@ -121,6 +121,8 @@ def _do_not_ask_for(
 
     It would send them again and again. A client is told the truth.
     """
+    # So ask those who replicate, and what fetches blobs unasked: neither is to bring one back (see
+    # decisions, "Purged blobs are not missing for those who replicate").
     if question.use is not Use.LEASE or not found.missing:
         return
     missing = {

@@ -75,6 +75,7 @@ class CataloguePurges:
         def work(purging: _Purging) -> int:
             for each in unknown:
                 hlc.check(each.stamp, purging.transaction.wall_s, purging.transaction.drift_s)
+            # Looked at again under the lock: another process may have taken a newer one meanwhile.
             newer = [each for each in unknown if purging.take(each)]
             for each in newer:
                 purging.remove_older(each)
@@ -134,7 +135,10 @@ class CataloguePurges:
                 return error
             finally:
                 if is_news:
+                    # Also after an error: whether the commit was done is not known then.
                     core.epoch.bump()
+            # Behind the transaction: removing a large file takes long, and uploads wait for the
+            # write lock.
             await core.writes.run(self._remove, purging.renamed)
             if purging.has_overwritten:
                 await empty_log(core)
@@ -214,6 +218,7 @@ class _Purging:
         if purge.is_allowed:
             return
         held = None if isinstance(purge.thing, Digest) else self._entry(purge.thing)
+        # A later value stays: it was pushed by somebody who knew, or after the purge.
         if held is None or held.entry.stamp < purge.stamp:
             self.remove(purge.thing)
 
@@ -234,6 +239,7 @@ class _Purging:
 
     def _remove_blob(self, digest: Digest) -> _Removed | None:
         key = key_of(digest)
+        # Damaged copies, too: what was purged must be nowhere on this disk.
         quarantine.forget(self.transaction, self._directory, key)
         lost.forget(self.transaction, [key])
         row = blobs.look_up(self.transaction.connection, [key]).get(key)

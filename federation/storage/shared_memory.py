@@ -63,6 +63,8 @@ class FileLock:
             return True
         fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
+            # By open file, so that a second one of this process conflicts, too; lockf would let it
+            # pass.
             fcntl.flock(fd, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:
             os.close(fd)
@@ -131,6 +133,7 @@ class Epoch:
         try:
             (count,) = _COUNTER.unpack(self._read(0, _COUNTER.size))
         except OSError as error:
+            # Another number each time, so that nobody's remembered answer fits it.
             self._unreadable -= 1
             if self._unreadable == -1:
                 _log.error("epoch_unreadable", reason=str(error))
@@ -264,6 +267,7 @@ class Epoch:
     def _mend(self) -> None:
         """Restore the file's size, with an epoch beyond any that a process has seen."""
         with self._locked():
+            # Another process was faster.
             if os.fstat(self._fd).st_size >= _EPOCH_BYTES:
                 return
             _log.error("epoch_truncated", text="another program truncated the file; it is restored")

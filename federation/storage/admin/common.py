@@ -36,6 +36,7 @@ def existing(data_dir: Path) -> DataDirectory:
 def unserved(directory: DataDirectory) -> Iterator[None]:
     """Keep nodes from opening the directory. Raises StorageRefused if one serves it."""
     lock = FileLock(directory.open_lock)
+    # Held to the end, so that no node opens the directory meanwhile.
     lock.acquire(wait=True)
     try:
         if users := live_runs(directory):
@@ -56,6 +57,8 @@ def reading(directory: DataDirectory) -> Iterator[apsw.Connection]:
         raise StorageRefused(f"{directory.root} has no catalogue; no node has served it yet")
     try:
         connection = schema.connect(directory.catalogue, read_only=True)
+        # A node of an older version may still serve it, and commands of this one are to work beside
+        # it.
         schema.show_as_current(connection)
         try:
             yield connection

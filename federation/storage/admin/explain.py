@@ -70,6 +70,7 @@ class CatalogueExplainer:
     def with_hash(self, function: DigestFunction, raw_hash: bytes) -> Digest | None:
         """Return the digest of a blob that is or was held; None: its size is unknown."""
         key = catalogue.key_of(Digest(raw_hash, 0, function))
+        # People often have the hash alone, and that of a blob which was set aside, too.
         row: Any = self._connection.execute(
             "SELECT size FROM blob WHERE key = ?1 UNION ALL "
             "SELECT size FROM quarantine WHERE key = ?1",
@@ -266,6 +267,7 @@ class CatalogueExplainer:
             (used_ms,),
         ).fetchone()
         hold_ms = 0
+        # A pause that was noted before this boot is in another store time.
         if get_meta(self._connection, "boot_id") == boot_id():
             hold_ms = (get_meta(self._connection, HOLD) or 0) - self._now_ms
         return eviction_status(

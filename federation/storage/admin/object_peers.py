@@ -52,6 +52,7 @@ class ObjectPeers:
         return tuple(sorted(names))
 
     def _answer(self, name: str, of: LoggedObject) -> str:
+        # First: the cursor passes what is parked, so the peer would look as if it had it.
         if reason := self._parked_because(name, of):
             return f"parked: {reason}"
         lanes = [record for record in self._records if record.name == name]

@@ -71,18 +71,21 @@ class _Rebuild:
         self.report = RebuildReport()
 
     def run(self) -> RebuildReport:
+        # What an interrupted rebuild has left.
         _remove(self._new)
         connection = schema.connect(self._new)
         connection.execute("PRAGMA synchronous = OFF")  # _swap makes it durable at the end
         schema.bring_up(connection)
         adopt_volume(connection, self._directory)  # the volume that is mounted now is the right one
         clock = SystemClock()
+        # The second, if an earlier rebuild ended at its last step.
         source = next((p for p in (self._directory.catalogue, self._old) if _has_content(p)), None)
         self._saved = salvage(source) if source is not None else None
         self._transaction = Transaction(
             connection, 1, clock.wall_s(), Totals(), quota_bytes=2**62, node_id=""
         )
         connection.execute("BEGIN")
+        # Files first: what is a file already is not taken from the old catalogue once more.
         self._add_files()
         if self._saved is not None:
             self._add_saved(self._saved)

@@ -95,6 +95,7 @@ class Salvage:
 
     def inline(self) -> Iterator[tuple[Digest, bytes]]:
         """Yield inline blobs; their bytes are not verified."""
+        # By both tables that name them: each may have its own damaged pages.
         for query in (_BY_BLOB, _INLINE):
             for _, key, size, data in self._rows(query):
                 try:
@@ -282,6 +283,7 @@ class Salvage:
         seen: set[Any] = set()
         whole = yield from self._until_damage(query, seen)
         if not whole:
+            # From the other end, back to the same damaged page.
             yield from self._until_damage(f"{query} DESC", seen)
 
     def _until_damage(self, query: str, seen: set[Any]) -> Generator[tuple[Any, ...], None, bool]:

@@ -72,6 +72,7 @@ def _stored(connection: apsw.Connection) -> dict[str, Any]:
         "purges": purges.count(connection),
         "change-log": {
             "last": totals.seq,
+            # Numbers are dense from the first row kept, so nothing has to be counted.
             "rows": totals.seq - (first[0] or totals.seq + 1) + 1,
         },
         "eviction-held-until-ms": _hold(connection),

@@ -89,6 +89,7 @@ def _check_catalogue(core: StorageContext) -> list[str]:
     connection = core.reads.connection()
     problems: list[str] = []
     try:
+        # One snapshot: totals and rows must be of the same moment.
         with connection:
             for (line,) in connection.execute("PRAGMA integrity_check(20)"):
                 if line != "ok":

@@ -128,6 +128,8 @@ def get_like(connection: apsw.Connection, keys: Sequence[EntryKey]) -> list[Entr
         wanted = (int(kind), instance, name, name + _HIGHEST, LIKE_MAX)
         rows: Any = connection.execute(_GET_LIKE, wanted)
         found += [_like_row((kind, instance, *row)) for row in rows]
+    # By stamp, as everywhere a value wins; entries of upstreams have none, so the date decides
+    # there.
     return sorted(found, key=lambda entry: (entry.stamp, entry.stored_at_s), reverse=True)
 
 

@@ -113,6 +113,7 @@ def overhead(root: Path, quarantined_bytes: int) -> int:
     Raises OSError; a file that does not exist takes nothing.
     """
     found = _FOLDERS_BYTES + _EMPTY_PAGES * PAGE_BYTES + quarantined_bytes
+    # What may grow and holds no objects; the other files are of a fixed size, or empty.
     for name in ("catalogue.sqlite-wal", "catalogue.sqlite-shm", "reserve", "epoch"):
         try:
             found += in_blocks((root / name).stat().st_size)

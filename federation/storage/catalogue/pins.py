@@ -290,6 +290,7 @@ def end_over(transaction: Transaction, wall_s: float, tried_before_ms: int) -> l
     """
     found = over(transaction.connection, wall_s, tried_before_ms)
     for row in found:
+        # Its command has died, and it was in force for nobody: no record has to tell of it.
         if row.is_trial:
             _drop(transaction, row.id)
         else:

@@ -166,6 +166,7 @@ def store(transaction: Transaction, purge: Purge) -> None:
     """Store a record under the next number. Raises StorageFull beyond PURGES_MAX."""
     connection = transaction.connection
     kind, instance, name = name_of(purge.thing)
+    # Counted by itself: a count over a million rows would hold the write lock for long.
     if get(connection, purge.thing) is None:
         kept = count(connection)
         if kept >= PURGES_MAX:
@@ -184,6 +185,7 @@ def allow(transaction: Transaction, digests: Iterable[Digest]) -> None:
     for digest in digests:
         old = get(transaction.connection, digest)
         if old is not None and not old.is_allowed:
+            # A record of its own, later than the purge: peers have to hear that the blob is back.
             stamp = transaction.next_stamp(old.stamp.ticks)
             store(transaction, old._replace(stamp=stamp, is_allowed=True))
 

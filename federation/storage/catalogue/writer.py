@@ -261,15 +261,14 @@ class Writer:
         try:
             for operation in batch:
                 self._apply(transaction, operation)
+            # Before the commit: no row may be durable whose file can lose its name at a power cut.
             for folder in transaction.folders:
-                # Before the commit: a row must not be durable whose file could lose its name at a
-                # power cut.
                 self._spare.sync_folder(folder)
             if transaction.totals.row() != before:
                 write_totals(connection, transaction.totals)
             held_bytes = footprint.measure(connection, transaction.totals).held
+            # Announced first, so that nobody believes an old value behind the commit: EntryChanges.
             if transaction.changes_entries and self._entry_changes is not None:
-                # Before the commit, so that nobody believes an old value behind it (EntryChanges).
                 self._entry_changes.announce(transaction)
             connection.execute("COMMIT")
         except BaseException:

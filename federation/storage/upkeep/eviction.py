@@ -134,6 +134,7 @@ class Evictor:
             self.rewind()
         goes_on = any(walk.blobs_from_ms or walk.entries_from_ms for walk in self._walks)
         choice = await self._core.pool.run(self._choose, before_ms, needed_bytes)
+        # From the beginning once more, before it is said that nothing is left.
         if goes_on and not choice.blobs and not choice.entries:
             self.rewind()
             choice = await self._core.pool.run(self._choose, before_ms, needed_bytes)
@@ -141,7 +142,6 @@ class Evictor:
             return 0
         # Marked blobs are checked again before they are deleted, but count as missing from now on.
         await self._core.writer.submit(lambda tx: eviction_rows.mark(tx, choice.blobs, before_ms))
-        # Behind the commit: from now on no process answers from memory that these are held.
         self._core.epoch.bump()
         if choice.entries:
             count, size = await self._core.writer.submit(

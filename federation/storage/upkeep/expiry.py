@@ -83,6 +83,8 @@ class Expiry:
                 old = [each.id for each in page if each.used_ms < before_ms]
                 for at in range(0, len(old), _DELETED_AT_ONCE):
                     part = old[at : at + _DELETED_AT_ONCE]
+                    # The age is compared again in the transaction: it may have been used since it
+                    # was listed.
                     count, _ = await core.writer.submit(
                         partial(entry_removal.delete, ids=part, before_ms=before_ms)
                     )

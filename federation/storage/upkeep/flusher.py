@@ -62,6 +62,7 @@ class Flusher:
         except FederationError as error:
             self._core.touches.failed()
             self._complaints.warn("touches_not_written", error)
+        # A cancelled flush may have been written or not; writing times twice does no harm.
         except BaseException:
             self._core.touches.failed()
             raise

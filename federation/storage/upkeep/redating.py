@@ -55,6 +55,7 @@ class Redating:
         if not self._dates.are_steady(clock.wall_s(), clock.monotonic_s()):
             return 0
         count = await self._redate()
+        # The warning comes again, should stamps be found ahead once more.
         self._dates.forget()
         self._core.metrics.redated.inc(count)
         _log.warning("entries_redated", count=count, ahead_s=round(ahead_s))
@@ -110,6 +111,7 @@ def redate(transaction: Transaction, ids: list[int]) -> int:
             "origin FROM entry WHERE id = ? AND ticks > ?",
             (row_id, ticks_at(wall_s + drift_s)),
         ).fetchone()
+        # It was pushed anew while others were redated.
         if row is None:
             continue
         kind, instance, name, size, source, origin = row

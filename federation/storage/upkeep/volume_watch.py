@@ -72,6 +72,7 @@ class VolumeWatch:
     async def _tend_files(self, now_s: float) -> None:
         """Take what the kernel reported, which it keeps a bounded number of; watch anew if due."""
         files = self._core.files
+        # Also if nobody asks: the kernel's queue is bounded, and an overflow ends the watching.
         files.changes()
         if not files.is_on and not self._volume.trouble and now_s >= self._next_rewatch_s:
             self._next_rewatch_s = now_s + _REWATCH_EVERY_S
@@ -135,6 +136,7 @@ class VolumeWatch:
         except (Gone, Unreadable, SourceUnavailable, TooBusy):
             return False  # Gone: another process has restored it
         except Damage:
+            # Readable by now, and wrong: it needs no second look any more.
             quarantine.give_up(directory, name)
             return False
         return True

@@ -52,6 +52,7 @@ DURABILITY = [
             if transaction.totals.row() != before:
                 write_totals(connection, transaction.totals)
             held_bytes = footprint.measure(connection, transaction.totals).held
+            # Announced first, so that nobody believes an old value behind the commit: EntryChanges.
             if transaction.changes_entries and self._entry_changes is not None:
                 self._entry_changes.announce(transaction)
             connection.execute("COMMIT")
@@ -59,6 +60,7 @@ DURABILITY = [
         """            if transaction.totals.row() != before:
                 write_totals(connection, transaction.totals)
             held_bytes = footprint.measure(connection, transaction.totals).held
+            # Announced first, so that nobody believes an old value behind the commit: EntryChanges.
             if transaction.changes_entries and self._entry_changes is not None:
                 self._entry_changes.announce(transaction)
             connection.execute("COMMIT")
