@@ -12,6 +12,7 @@ def as_metadata(raw: tuple[tuple[bytes, bytes], ...]) -> Headers:
     """Return headers with names in small letters, and Basic credentials as a token."""
     found = []
     for name, value in raw:
+        # Bytes that are no UTF-8 stay apart from every valid token.
         text = value.decode("utf-8", "surrogateescape")
         key = name.decode("latin-1").lower()
         found.append((key, bearer_of(text) if key == "authorization" else text))

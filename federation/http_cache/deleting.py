@@ -39,6 +39,7 @@ class DeleteCalls:
         call.check_push(target.instance)
         is_blob = target.kind is Kind.BLOB
         may_purge = call.rights.may_purge(None if is_blob else target.instance)
+        # sccache deletes its probe to find out whether it may write; that must purge nothing.
         if may_purge and target.kind in _PURGED and not target.is_probe:
             things = await self._named(target)
             by = f"{call.rights.identity} at {call.peer}, DELETE"

@@ -128,6 +128,7 @@ class EntryCalls:
         if data is None:
             raise EntryNotFound("the headers of the entry were found damaged just now")
         kept = decode_headers(data)
+        # Checked again: an upstream's entry may have headers that would split the answer's head.
         return {name: kept[name] for name in _KEPT_FIELDS if _is_plain(kept.get(name, ""))}
 
     async def put(self, requests: RequestStream, _send: Send, call: Call) -> bytes:
@@ -186,6 +187,7 @@ class EntryCalls:
 def question_of(target: Target) -> KeyedQuestion:
     """Return the key and the action that stand for a keyed entry."""
     action = action_of(target.namespace, target.key)
+    # What is kept under /ac has no namespace in its instance: see the layout of paths in target.py.
     below = "" if target.client is ClientKind.BAZEL else target.namespace
     return KeyedQuestion(key_of(target.instance, action), action, below)
 

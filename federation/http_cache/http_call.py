@@ -149,6 +149,7 @@ class HttpCall:
         try:
             data = await self._body.read(PIECE_BYTES)
         except (HttpProcessingError, HTTPException, web.RequestPayloadError):
+            # Where the next request begins cannot be told any more.
             self._closes = True
             raise InvalidRequest("the body is not framed as HTTP demands") from None
         except (ConnectionError, OSError):
@@ -188,6 +189,7 @@ class HttpCall:
     async def abort(self, status: CallStatus) -> None:
         """See Transport."""
         self._closes = True
+        # Once the head is out, only a reset tells the client that its body is not whole.
         if self._promised_bytes is None and not self._is_dropping:
             self._is_dropping = True
             with suppress(CallEnded):
@@ -232,6 +234,7 @@ class HttpCall:
                 raise CallEnded
             self._sent_bytes, self._begun = 0, b""
             data = self._refusal(answer)
+        # Head and body in one write: most answers are that small.
         elif self._promised_bytes is None:
             data = self._head(len(answer))
             if self.method != "HEAD":
@@ -258,6 +261,8 @@ class HttpCall:
             client = self.target.client
             number = write_status(status.code, client, too_large=self.is_too_large)
         fields: Fields = TEXT
+        # A browser or curl asks for credentials by this field; sccache's probe is a miss, whatever
+        # the reason.
         if status.code is StatusCode.UNAUTHENTICATED and not is_probe:
             fields = (*TEXT, _ASKS_CREDENTIALS)
         self.answers(number, fields)
@@ -288,6 +293,7 @@ class HttpCall:
                 self._closes = True
         if not self._body.at_eof():
             self._closes = True
+            # Otherwise aiohttp would go on to wait for the rest of it.
             self._body.set_exception(ConnectionResetError("nobody reads this body"))
 
 

@@ -71,6 +71,7 @@ class BodyReceiver:
     ) -> Digest:
         """Store a body that is given in pieces; else as receive(). digest: what it must be."""
         http = http_of(call)
+        # Clients treat "too large" and "no room" differently: see statuses.py.
         with noting_size(http):
             if http.length is not None and http.length <= _AT_ONCE_BYTES:
                 data = b"".join([piece async for piece in pieces])

@@ -113,6 +113,7 @@ class ResultCalls:
         held = await self._finder.keys_like([key_prefix_of(target.instance, named), keyed.key])
         action = await self._action(named)
         if not action.size_bytes:
+            # A size that a tree or result named is worth a question to upstreams, which need one.
             action = self._sizes.sized(named) or named
         result = key_of(target.instance, action)
         # Of what is here the newest comes first; upstreams are asked for both.
@@ -157,6 +158,8 @@ class ResultCalls:
         pieces = self._receiver.pieces(requests, call)
         begun = await self._begin(pieces, call)
         named = _named(target)
+        # No action result is as large, so it is a value of some client's, unless it begins like
+        # one.
         if len(begun) > RESPONSE_MAX_BYTES:
             # Too large to be checked whole; taken for a value, it would hide a smaller result.
             if begins_like_result(begun):
@@ -196,6 +199,7 @@ class ResultCalls:
         key = held[0].key if held else key_of(target.instance, action)
         label = held[0].label if held else str(action)
         await self._index.put(call.dated([Entry(key, value, label)]), provenance=call.provenance)
+        # Whoever is told of the result may ask for its blobs at once, by hash alone.
         self._learn(value, named.function)
         call.accepted(target.instance, action=label)
 

@@ -179,6 +179,7 @@ class HttpCacheServer(web.Server):
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         try:
+            # Made before its target is read: a path that is refused has to be answered, too.
             call = HttpCall(connection, request, _NOWHERE)
             await call.finish(await self._answer(call, request))
         except CallEnded:
