@@ -84,9 +84,11 @@ class ReadCache:
 
     def _keep_one(self, digest: Digest, hot: CachedBlob) -> None:
         cost_bytes = len(hot.data) + _ITEM_BYTES
+        # One large blob would displace many that are read more often.
         if cost_bytes * _SHARE > self._room_bytes:
             return
         if self._blobs.pop(digest, None) is None:
+            # By hash, which may collide: then a blob is kept at its first read, which does no harm.
             if self._is_first(hash(digest)):
                 return
             self.size_bytes += cost_bytes

@@ -53,6 +53,7 @@ class Timing(NamedTuple):
         lease_ms = max(1, int(lease_s * 1000))
         return cls(
             lease_ms=lease_ms,
+            # An eighth of a short lease, so that it adds little to the age of what is evicted.
             granularity_ms=min(60_000, lease_ms // 8),
             flush_ms=max(20, min(2_000, lease_ms // 8)),
             grace_ms=max(200, min(10_000, lease_ms)),

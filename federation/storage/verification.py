@@ -23,4 +23,5 @@ def check_inline(digest: Digest, data: bytes) -> None:
 def needs_verifying(core: StorageContext, row: BlobRow, ctime_ns: int) -> bool:
     """Return whether a file must be hashed before its bytes are trusted."""
     age_ms = core.now_ms() - row.verified_ms
+    # ctime, which no program can set back, rather than mtime.
     return ctime_ns != row.ctime_ns or age_ms > core.settings.verify_after * 1000

@@ -37,6 +37,7 @@ class WalkPosition(NamedTuple):
             found = cls(way == "up", int(begun), int(at), named)
         except ValueError:
             return beginning
+        # Beyond these SQLite could not compare; a position from elsewhere begins anew.
         known = way in {"up", "down"} and max(map(abs, (found.begun, found.at))) <= END
         return found if known else beginning
 

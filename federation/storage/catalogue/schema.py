@@ -88,6 +88,8 @@ def connect(
     a power cut (measured). Memory-mapped reads stay off: a disk error would end the process with
     SIGBUS instead of raising an error.
     """
+    # Writable also for readers, since a WAL needs its shared memory written; query_only keeps them
+    # from writing rows. No mutex: each connection has one thread.
     flags = apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_NOMUTEX
     if create and not read_only:
         flags |= apsw.SQLITE_OPEN_CREATE

@@ -27,6 +27,7 @@ class DatesAhead:
         if ahead_s <= self._drift_s:
             self._since_s = None
             return False
+        # Known already: one line in the log for each time.
         if self._since_s is not None:
             return False
         self._since_s = now_s

@@ -50,6 +50,8 @@ class Discarder:
 
     def _rename(self, strays: Sequence[Stray], transaction: Transaction) -> list[str]:
         directory = self._core.directory
+        # In the transaction: a volume that went since the list was made has other files under these
+        # names.
         directory.volume.check_certain()
         renamed = []
         for path, key in strays:
