@@ -47,6 +47,7 @@ def authorize_command(
     """
     where = _list(list_path, config_path).resolve()  # a symbolic link stays a link
     now_s = SystemClock().wall_s()
+    # All before the lock is taken: one that is refused leaves the list as it is.
     candidates = [candidate(_read(Path(name)), name, now_s) for name in certificates]
     # Reading, adding and replacing are one step, or two commands at once would lose an entry.
     with alone(where.parent):

@@ -53,6 +53,7 @@ def drop_peer_command(
             f"not everything has been replicated to {peer}: {_lacks(known)}. "
             "Reconcile it, or drop it anyway with --lose-unacknowledged"
         )
+    # The storage's own log would stand between the lines of the answer.
     with warnings_only():
         where.operations.drop_peer(peer)
         facts = _facts(known)

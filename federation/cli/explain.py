@@ -97,6 +97,7 @@ class _Report(LocalReport):
     """Adds what the upstreams and the peers say."""
 
     def __init__(self, where: Place, explainer: Explainer) -> None:
+        # The node's own bounds, or a closure could be whole here and hidden there.
         limits = LimitsConfig() if where.file is None else where.file.limits
         super().__init__(explainer, limits)
         self._where = where

@@ -92,6 +92,7 @@ def bazel_lines(pointer: Pointer) -> str:
     lines = [f"build --remote_cache={_grpc_url(pointer.url)}"]
     for key, value in _auth(pointer).items():
         lines.append(f"build --{_BAZEL[key]}={value}")
+    # Bazel has no option for a token, so it goes into a header.
     if pointer.access_token is not None:
         lines.append('build --remote_header="authorization=Bearer TOKEN"')
     if not pointer.push:

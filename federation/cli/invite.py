@@ -77,6 +77,7 @@ def invite(expires: str, config_path: Path | None, as_json: bool) -> None:
     click.echo(f"    federation join --config FILE {invitation.code()}\n")
     if introduced:
         click.echo(f"It will also become a peer of: {', '.join(introduced)}")
+    # Said here: the other site would only see that nobody answers.
     if not node.is_served:
         click.echo("No process serves this node now: start it before the other one joins", err=True)
 

@@ -83,6 +83,7 @@ def keygen(
 def _for_server(names: tuple[str, ...], certificate: Path, key: Path, url: str | None) -> str:
     # An IPv6 address needs brackets in a URL.
     host = f"[{names[0]}]" if ":" in names[0] else names[0]
+    # 11001 to pull and 11002 to push, as BuildStream's documentation has them.
     pull = Pointer(url or f"https://{host}:11001", server_cert=str(certificate))
     tls = f"tls: {{server-cert: {certificate}, server-key: {key}}}"
     return _sections(

@@ -92,6 +92,7 @@ class _Commands(click.Group):
         except click.UsageError as error:
             from difflib import get_close_matches  # noqa: PLC0415 - most commands exist
 
+            # Hidden ones are not for people.
             known = [name for name, each in _COMMANDS.items() if each.help]
             similar = get_close_matches(args[0], known)
             if not similar:

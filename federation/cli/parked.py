@@ -87,5 +87,6 @@ def retry(peer: str | None, config_path: Path | None, data_dir: Path | None, as_
         check_peer(where, peer)
     with warnings_only():
         asked = where.operations.retry_parked(peer)
+    # Told because nothing is retried while no process serves.
     serving = len(where.operations.processes())
     emit({"retry-asked": asked, "processes": serving}, as_json=as_json)

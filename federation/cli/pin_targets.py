@@ -51,6 +51,7 @@ def chosen_targets(
         found = [_of_name(where, name, instance) for name in names]
         found += [_of_action(action, instance, f"action {action}") for action in actions]
         if not found:
+            # Without this, no argument at all would pin everything.
             if instance is None:
                 raise click.UsageError(
                     "give a DIGEST, a URI, NAMESPACE/KEY, --action or --instance"

@@ -88,6 +88,7 @@ def purge(
     if name is None and action is None and instance is None:
         raise click.UsageError("give a DIGEST, a URI, NAMESPACE/KEY, --action or --instance")
     is_blob = DIGEST.fullmatch(name or "") is not None
+    # Refused, not ignored: whoever gives one of them wants to purge less than that.
     if is_blob and (instance is not None or older_than is not None):
         raise click.UsageError("blobs have no instance and no age: all names of them are one blob")
     where = place(config_path, data_dir)

@@ -67,6 +67,7 @@ def _wait(where: Place, asked: KnownPeer, report: Report) -> KnownPeer:
             return now
         serving = facts_of_processes(where.operations)
         report(_offered(serving, asked.name), _held(where))
+        # Behind the look at the record: a process may have finished and ended since.
         if not serving:
             raise SourceUnavailable(
                 "replication",

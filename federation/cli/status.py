@@ -60,6 +60,7 @@ def status(
         return
     _print_overview(facts)
     if shows_all:
+        # As a table at the end: a record of thirty lines for each peer tells nobody anything.
         peers = facts.pop("peers")
         click.echo()
         emit(facts, as_json=False)
@@ -70,6 +71,7 @@ def status(
 
 def _facts(where: Place) -> dict[str, Any]:
     processes = facts_of_processes(where.operations)
+    # None is not "no peers": without a file nobody knows which are still wanted.
     configured = None if where.file is None else [peer.name for peer in where.file.peers]
     wall_s = SystemClock().wall_s()
     return gather(where.operations, where.data_dir, processes, configured, wall_s)
