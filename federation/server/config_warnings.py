@@ -106,6 +106,7 @@ def _about_files(config: Config, file: Path | None) -> list[Advice]:
             text = f"{secret}: other users of this machine may read this secret: chmod o= {secret}"
             found.append(Advice("secret_exposed", text))
     deciding = [*([] if file is None else [file]), *_deciding(config), *_secrets(config)]
+    # Several listeners name the same files; each is told once.
     for each in dict.fromkeys(deciding):
         if (what := writable_by_others(each)) is not None:
             text = (

@@ -45,8 +45,10 @@ def options(limits: model.LimitsConfig, *, alone: bool = True) -> list[tuple[str
     another program has is an error, not shared.
     """
     return [
+        # gRPC's default would share the port with a node that was started there by mistake.
         ("grpc.so_reuseport", int(not alone)),
         ("grpc.max_receive_message_length", limits.message),
+        # Answers are bounded by what they are about and by buffer-memory, not by gRPC.
         ("grpc.max_send_message_length", -1),
         ("grpc.max_concurrent_streams", limits.streams_per_connection),
         ("grpc.max_allowed_incoming_connections", allowed_by_grpc(limits)),

@@ -23,6 +23,7 @@ def prepare() -> None:
     """Prepare this process for serving. Raises CannotStart."""
     open_standard_files()
     os.umask(0o077)  # whatever it makes is for its own user, also where no mode is given
+    # A reader of standard error that ends must not end the node; the write fails instead.
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)
     raise_file_limit()
     keep_freed_memory()

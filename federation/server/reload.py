@@ -65,6 +65,7 @@ class Reloader:
         except Exception as error:  # noqa: BLE001 - else no later reload would be served
             _log.exception("reload_failed")
             return self._outcome(error=f"unexpected {type(error).__name__}: {error}")
+        # Behind what may refuse the file, so that a refused one changes nothing.
         logs.set_level(found.config.log.level)
         self._running, self._restart = found.config, found.restart
         self._node.reload_tls()

@@ -114,6 +114,7 @@ def make_traces(config: Config, metrics: Metrics, clock: Clock, node_id: str) ->
     traces = config.traces
     assert traces.endpoint is not None
     chance = random.Random()  # noqa: S311 - ids of spans guard nothing
+    # The client of upstreams makes the call: TLS, proxies and limits are the same.
     settings = RemoteSettings(
         name=_NAME,
         url=traces.endpoint,

@@ -76,6 +76,7 @@ class BatchCalls:
             unpacked_bytes = _unpacked_bytes(update)
             # Both: data that does not compress is larger packed than it is unpacked.
             self._check_total(len(digests), max(sent_bytes, unpacked_bytes))
+            # Room for what will be there beside the request, before any of it is made.
             await call.hold(unpacked_bytes)
             blobs = await self._compute.run(sent_bytes, _unpack, update)
         else:

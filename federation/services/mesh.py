@@ -105,6 +105,7 @@ class MeshService:
         # Only the node that invited this one: a member that was let in does not decide who else is.
         if by is None or not by.config.introduces:
             raise NotAllowed("introductions are taken of the node that invited this one alone")
+        # One that cannot be taken does not keep out the others.
         added, refused = [], []
         for member in introduced:
             try:

@@ -155,6 +155,7 @@ class PushService:
             if len(names.blobs) + len(names.structures) == SLICE:
                 await asyncio.sleep(0)  # each step parses many digests; let other tasks run
         integrity = integrity_pushed(pushed)
+        # Only what the digest alone proves: the blob itself may come later.
         if integrity is not None and self._checksums.contradicts(content_of(pushed), integrity):
             raise InvalidRequest("checksum.sri is not that of blob_digest")
         await self._index.put(call.dated(entries), provenance=call.provenance)

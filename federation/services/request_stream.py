@@ -81,6 +81,7 @@ class RequestStream:
                 async with asyncio.timeout(timeout_s):
                     await self._arrived
             except TimeoutError:
+                # It is this node that keeps the client waiting.
                 if self._waits_for_room is not None and self._waits_for_room():
                     continue
                 raise Stalled(f"no message came for {timeout_s:g} s") from None
@@ -90,6 +91,7 @@ class RequestStream:
         self._release(min(self._budgeted_bytes, len(message)))
         _wake(self._room)
         if self._pay is not None:
+            # Behind everything else: what waits for bandwidth holds no budget of the queue.
             await self._pay(len(message))
         return message
 

@@ -84,7 +84,9 @@ def break_off(connection: TcpConnection) -> bool:
             # The number may belong to a newer connection by now.
             if _endpoint(*own.getpeername()[:2]) != connection.peer:
                 return False
+            # A reset: a plain end would wait until what is queued was taken, which nobody does.
             own.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _ABORT)
+            # gRPC still has its descriptor, so closing this one alone would end nothing.
             own.shutdown(socket.SHUT_RDWR)
         except (OSError, TypeError, ValueError):
             return False

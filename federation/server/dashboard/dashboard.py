@@ -73,6 +73,7 @@ class Dashboard:
         asked = _asked_in(request.query)
         explained = await self._explained(asked) if asked else None
         shown = self._shown(await facts(), await self._stored.get())
+        # The engine is imported and the template compiled at the first page: tens of milliseconds.
         template = await asyncio.to_thread(_template)
         text = template.render(**shown, asked=asked, explained=explained)
         return HttpAnswer(200, "text/html; charset=utf-8", text.encode(), _HEADERS)
@@ -93,6 +94,7 @@ class Dashboard:
         wall_s = self._clock.wall_s()
         history = History() if stored is None else stored.history
         statistics = report(history, wall_s)
+        # The parent of workers has facts of each; a node alone is its only process.
         processes = own.get("workers") or [{"pid": os.getpid(), **own}]
         problems = [] if stored is None else stored.problems
         summary = {} if stored is None else stored.summary

@@ -90,6 +90,7 @@ def _names(settings: HttpConfig) -> frozenset[str]:
     """Return the names that the Host header may have, beside IP addresses."""
     own = socket.gethostname()
     named = [] if settings.address is None else [parse_address(settings.address).host]
+    # The short name, too: that is what people of the same domain type.
     found = ("localhost", own, own.partition(".")[0], *named, *settings.hosts)
     return frozenset(name.lower().removesuffix(".") for name in found)
 

@@ -80,6 +80,7 @@ class _Walk:
 
     def _open(self, structure: Structure) -> None:
         shape, digest = structure
+        # The bound of the walk that serves entries, so that both come to the same end.
         if digest.size_bytes > STRUCTURE_MAX_BYTES:
             raise _Stopped(f"structure {digest} is larger than {STRUCTURE_MAX_BYTES} bytes")
         data = self._explainer.read(digest)

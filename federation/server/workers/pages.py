@@ -78,6 +78,7 @@ class AggregatedPages(Router):
     async def exposition(self) -> bytes:
         """See Router."""
         await self._look()
+        # One that does not answer counts with what it showed last: a sum must not fall.
         parts = [self._ended, *self._last.values(), _without_zeros(self._metrics)]
         return exposition([*merged(parts, self._gauges).values(), *_own(self._supervisor)])
 

@@ -127,6 +127,7 @@ class Supervisor:
             _log.error(
                 "worker_ended", worker=worker.number, status=status, started_again_in_s=delay_s
             )
+            # A stop must not wait for the delay of a restart.
             await sleep_unless(self._stopped, delay_s, self._clock)
             self.restarts += not self._stopped.is_set()
             again = True
