@@ -88,9 +88,9 @@ class PeerRunner:
                     "peer_is_this_node",
                     peer=self.session.name,
                     url=self.session.peer.url,
-                    text=f"who answers has this node's id ({self.session.change_log.node_id}): its "
-                    "address leads back here, or its data directory is a copy of this one; then "
-                    "stop it and run `federation new-id` there",
+                    text="the node that answers has this node's id "
+                    f"({self.session.change_log.node_id}): the url leads back here, or its data "
+                    "directory is a copy of this one: stop it and run `federation new-id` there",
                 )
                 delay_s = _ITSELF_S
             except _LOCAL_TROUBLE as error:
