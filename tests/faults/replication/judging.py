@@ -93,12 +93,12 @@ def _judge(
     blobs: list[Digest],
     withheld: Withheld,
 ) -> None:
-    before = _counted(node)
+    before = withheld_by(node)
     entries = [each for each in entries if each.is_missed()]
     blobs = _missing(client, blobs)
     if entries or blobs:
         shown = [*(each.what for each in entries), *(f"blob {digest}" for digest in blobs)]
-        assert _counted(node) > before, f"{node!r} lacks {len(shown)}: {shown[:5]}"
+        assert withheld_by(node) > before, f"{node!r} lacks {len(shown)}: {shown[:5]}"
         began_s = _clock.monotonic_s()
         while entries or blobs:
             taken_s = _clock.monotonic_s() - began_s
@@ -110,7 +110,8 @@ def _judge(
         withheld.longest_s = max(withheld.longest_s, _clock.monotonic_s() - began_s)
 
 
-def _counted(node: Node) -> float:
+def withheld_by(node: Node) -> float:
+    """Return for how many objects a node has not promised that they stay."""
     return node.metrics().value("federation_leases_withheld_total")
 
 

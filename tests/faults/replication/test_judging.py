@@ -14,11 +14,11 @@ from federation.core.digest import Digest, digest_of
 from federation.storage.catalogue.blobs import key_of
 from federation.storage.catalogue.schema import connect
 from federation.storage.shared_memory import Epoch
-from tests.faults.replication.judging import Withheld, judge
+from tests.faults.replication.judging import Withheld, judge, withheld_by
 from tests.faults.replication.work import push
 from tests.faults.storage.clean import catalogue
 from tests.support.oracle import Oracle
-from tests.support.polling import pass_time
+from tests.support.polling import pass_time, wait_until
 from tests.support.process import Node, serve
 from tests.support.process_client import Client, action_result
 
@@ -74,8 +74,14 @@ def test_s33_what_is_not_promised_while_the_catalogue_cannot_be_written_is_no_lo
         stuck.execute("BEGIN IMMEDIATE")
         assert not client.find_missing(digests)
         pass_time(1.2)  # more than half the lease, so that no new one is given
-        released = threading.Timer(1, stuck.close)
-        released.start()
+        before = withheld_by(node)
+
+        def release() -> None:
+            wait_until(lambda: withheld_by(node) > before, "no lease to be given")
+            stuck.close()
+
+        releasing = threading.Thread(target=release)
+        releasing.start()
         judge(node, client, [oracle], withheld)
-        released.join()
+        releasing.join()
     assert 0 < withheld.misses <= len(digests) + 1

@@ -290,7 +290,7 @@ def test_s24_what_can_never_fit_is_refused_by_its_name(data_dir: Path) -> None:
         for size, code in ((30 * 2**20, FULL), (2 * 2**30, grpc.StatusCode.INVALID_ARGUMENT)):
             digest = Digest(digest_of(b"x").hash, size)
             requests = _name_only(digest, client)
-            assert outcome(partial(client.bytestream.Write, requests, timeout=10)) is code
+            assert outcome(partial(client.bytestream.Write, requests, timeout=60)) is code
         assert client.find_missing(map(digest_of, held)) == set()
         assert node.metrics().value("federation_evicted_total") == 0
         assert_clean(data_dir)
