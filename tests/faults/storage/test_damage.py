@@ -99,7 +99,9 @@ def _assert_found_and_healed(node: Node, client: Client, data: bytes) -> None:
     wait_until(lambda: client.find_missing([digest]) == {digest}, "the blob to be missing")
     assert outcome(lambda: client.read(digest)) is NOT_FOUND
     assert client.batch_read([digest]) == {}
-    assert node.metrics().value("federation_quarantined_total") >= 1
+    wait_until(
+        lambda: node.metrics().value("federation_quarantined_total") >= 1, "it to be counted"
+    )
     assert client.write(data) == len(data)
     assert client.read(digest) == data
     assert_clean(node.data_dir)

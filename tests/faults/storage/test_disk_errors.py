@@ -138,7 +138,9 @@ def test_s14_a_blob_that_cannot_be_read_on_ends_in_data_loss(node: Node, client:
 def _assert_healed_by_upload(node: Node, client: Client, data: bytes) -> None:
     digest = digest_of(data)
     wait_until(lambda: client.find_missing([digest]), "the damaged blob to be missing")
-    assert node.metrics().value("federation_quarantined_total") == 1
+    wait_until(
+        lambda: node.metrics().value("federation_quarantined_total") == 1, "it to be counted"
+    )
     assert client.write(data) == len(data)
     assert client.read(digest) == data
     assert_clean(node.data_dir)

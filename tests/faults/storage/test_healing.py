@@ -90,8 +90,8 @@ def test_s18_what_the_scrub_finds_comes_back_from_the_upstream(
         there.stop()
         with Client(node.address) as client:
             assert [client.read(digest) for digest in digests] == blobs
-        assert node.metrics().value("federation_healed_total", source="upstream") == 2
-        assert node.log.count("blob_healed") == 2
+        wait_counted(node, 2, "federation_healed_total", source="upstream")
+        wait_until(lambda: node.log.count("blob_healed") == 2, "a line about each")
         assert_clean(node.data_dir)
 
 
@@ -109,8 +109,13 @@ def test_s15_without_an_upstream_a_peer_gives_back_what_a_read_set_aside(
         (shown,) = wait_healed(node)["healed-blobs"]
         assert shown["from"] == "tokyo"
         assert client.read(digest) == data
-    assert node.metrics().value("federation_healed_total", source="peer") == 1
-    assert "blob_healed" in node.log
+    wait_counted(node, 1, "federation_healed_total", source="peer")
+    wait_until(lambda: "blob_healed" in node.log, "a line about it")
+
+
+def wait_counted(node: Node, wanted: int, name: str, **labels: str) -> None:
+    """Wait until a node has counted what its catalogue, where tests look, says already."""
+    wait_until(lambda: node.metrics().value(name, **labels) == wanted, f"{name} to be {wanted}")
 
 
 def wait_told(node: Node) -> dict[str, Any]:
@@ -143,8 +148,8 @@ def test_two_peers_with_the_same_damage_do_not_ask_in_circles_and_both_say_so(
         assert shown["digest"] == str(digest)
         assert shown["answers"] == f"{name}: does not hold it"
         assert shown["since"] <= shown["tried-at"]
-        assert node.metrics().value("federation_lost_blobs") == 1
-        assert "blob_not_healed" in node.log
+        wait_counted(node, 1, "federation_lost_blobs")
+        wait_until(lambda node=node: "blob_not_healed" in node.log, "a line about it")  # type: ignore[misc]
 
 
 def test_what_nobody_had_is_asked_for_again_after_a_restart(
@@ -175,8 +180,8 @@ def test_of_several_workers_one_heals(tmp_path: Path, stack: ExitStack) -> None:
     done = federation("verify", "--repair", "--data-dir", str(node.data_dir))
     assert done.returncode == 1, done.stderr
     wait_healed(node, 6)
-    assert node.metrics().value("federation_healed_total", source="upstream") == 6
-    assert len(node.events("blob_healed")) == 6
+    wait_counted(node, 6, "federation_healed_total", source="upstream")
+    wait_until(lambda: len(node.events("blob_healed")) == 6, "a line about each")
 
 
 def test_an_offline_node_asks_no_upstream_until_it_may(tmp_path: Path, stack: ExitStack) -> None:

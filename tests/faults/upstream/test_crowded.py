@@ -56,14 +56,16 @@ async def test_u07_one_that_asks_for_patience_is_asked_again_by_those_who_wait(
 ) -> None:
     busy = await site.fake()
     digests = [busy.holds(data) for data in BLOBS[:30]]
-    running = 0
+    running, refused = 0, asyncio.Event()
 
     async def three_at_once(data: bytes, context: Context) -> AsyncIterator[bytes]:
         nonlocal running
         if running >= 3:
+            refused.set()
             await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "later")
         running += 1
         try:
+            await refused.wait()  # so that a fourth comes meanwhile, however slow the machine is
             await asyncio.sleep(0.1)
             async for part in as_it_is(data, context):
                 yield part
@@ -71,7 +73,7 @@ async def test_u07_one_that_asks_for_patience_is_asked_again_by_those_who_wait(
             running -= 1
 
     busy.streams = three_at_once
-    node = site.node(upstream("busy", busy.address))
+    node = site.node(upstream("busy", busy.address, **{"connection-config": {"stall": "60s"}}))
     client = site.client(node, timeout_s=90)
     assert await asyncio.gather(*(site.off(client.read, d) for d in digests)) == BLOBS[:30]
     assert state(node, "busy")["state"] in {"up", "resting"}
