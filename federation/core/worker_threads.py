@@ -41,13 +41,20 @@ class WorkerThreads:
         return f"<WorkerThreads {self._name}: {busy} busy, {len(self._jobs)} jobs wait>"
 
     def put(self, work: Callable[..., object], *args: Any) -> None:
-        """Have a thread call work, which must not raise. Raises RuntimeError after close()."""
+        """Have a thread call work, which must not raise.
+
+        Raises RuntimeError after close(), and if the system has not even one thread for it.
+        """
         with self._lock:
             if self._closing:
                 raise RuntimeError(f"the threads of {self._name} have ended")
             self._jobs.append((work, args))
-            if not self._is_waking:
-                self._wake_one()
+            try:
+                if not self._is_waking:
+                    self._wake_one()
+            except RuntimeError:
+                self._jobs.pop()
+                raise
 
     async def run(self, work: Callable[..., _T], *args: Any) -> _T:
         """Have a thread call work, and return or raise what it does.
@@ -69,12 +76,18 @@ class WorkerThreads:
             self._is_waking = True
             self._idle.pop().release()
         elif len(self._threads) < self._most:
-            self._is_waking = True
             name = f"{self._name}_{len(self._threads)}"
             # A daemon: a process that ends without close() must not wait for it.
             thread = threading.Thread(target=self._run, name=name, daemon=True)
+            try:
+                thread.start()
+            except RuntimeError:  # the system has no more threads for this process or user
+                if self._threads:
+                    return  # those that there are do the job later
+                raise
+            # Only now: a thread that never runs would never say that it is awake.
             self._threads.append(thread)
-            thread.start()
+            self._is_waking = True
 
     def _run(self) -> None:
         wake = threading.Lock()

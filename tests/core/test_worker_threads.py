@@ -46,6 +46,41 @@ def test_no_more_threads_work_than_are_allowed_and_the_rest_waits_in_order() -> 
     assert len({gate.thread for gate in gates}) == 2
 
 
+def test_without_room_for_more_threads_those_that_there_are_do_all_jobs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    start, refused = threading.Thread.start, 0
+
+    def start_if_allowed(thread: threading.Thread) -> None:
+        nonlocal refused
+        if refused_now:
+            refused += 1
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", start_if_allowed)
+    threads = WorkerThreads("t", 4)
+    refused_now = True
+    with pytest.raises(RuntimeError):
+        threads.put(Gate())
+    refused_now = False
+    gates = [Gate() for _ in range(4)]
+    threads.put(gates[0])
+    assert gates[0].begun.wait(30)
+    refused_now = True
+    for gate in gates[1:3]:
+        threads.put(gate)
+    for gate in gates[:3]:
+        gate.let_go()
+        assert gate.done.wait(30)
+    assert refused >= 3
+    refused_now = False
+    gates[3].let_go()
+    threads.put(gates[3])
+    assert gates[3].done.wait(30)
+    threads.close()
+
+
 def test_jobs_one_at_a_time_are_done_by_one_thread() -> None:
     threads = WorkerThreads("t", 8)
     seen = set()
