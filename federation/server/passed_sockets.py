@@ -75,6 +75,7 @@ def passed_sockets(environment: MutableMapping[str, str], pid: int) -> PassedSoc
 
 def _adopt(number: int, name: str) -> socket.socket:
     try:
+        # A program that this node starts must not keep the port open.
         os.set_inheritable(number, False)
         found = socket.socket(fileno=number)
     except OSError as error:
