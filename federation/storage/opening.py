@@ -165,6 +165,7 @@ def check_volume_is_there(directory: DataDirectory) -> None:
         return  # a new data directory
     connection = schema.connect(directory.catalogue, read_only=True)
     try:
+        # A start was cut off before the tables were made.
         if schema.stored_version(connection) == 0:
             return
         expected, found = get_meta(connection, VOLUME_ID), directory.volume.marker()
@@ -205,6 +206,7 @@ def adopt_volume(connection: apsw.Connection, directory: DataDirectory) -> None:
 
 def _bring_up(connection: apsw.Connection, directory: DataDirectory) -> None:
     found = schema.stored_version(connection)
+    # Their statements were written for the tables as they are.
     users = [run for run in live_runs(directory) if found not in (0, schema.VERSION)]
     if users:
         pids = ", ".join(str(run.get("pid", run["id"])) for run in users)
@@ -298,6 +300,7 @@ def _open_log(
         connection.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (CATALOGUE_FILE, inode))
     if alone:
         epoch.set_head(seq)
+        # They were told of the log as it was; the first who waits reads the records.
         epoch.forget_peers()
     return str(known)
 

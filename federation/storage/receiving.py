@@ -56,6 +56,7 @@ class BlobReceiver:
         Raises StorageFailed, SourceUnavailable (the volume is in doubt), BlobTooLarge, StorageFull
         (the blob could never fit).
         """
+        # Before anything is received: its client is told at once, and not after gigabytes.
         if self._core.writer.failure is not None:
             raise StorageFailed(self._core.writer.failure)
         self._core.directory.volume.check_writable()

@@ -217,6 +217,7 @@ class Epoch:
 
     def set_acknowledged(self, peer: int, seq: int) -> None:
         """Record how far a peer is; only the process that replicates does. Holds 128 peers."""
+        # Only one process writes here, so a free slot stays free until it is taken.
         at = self._slot(peer) or self._slot(0)
         if at is not None:
             # The row first, so that no reader finds a new name with another peer's row.

@@ -156,6 +156,7 @@ class _Copy:
         finally:
             copy.close()
         check_volume_is_there(self.source)  # else its blobs would look evicted
+        # The copied catalogue names its volume, and a backup is a data directory that has to open.
         if volume_id is not None and target.volume.marker() != volume_id:
             target.volume.make_marker(str(volume_id))
         self._copy_mesh()
@@ -176,6 +177,8 @@ class _Copy:
     def _copy_blobs(self, copy: apsw.Connection) -> BackupReport:
         """Copy the files of all rows; take rows out of the copy whose bytes cannot be had."""
         report = BackupReport()
+        # Checked before the earlier backup is touched: a damaged catalogue must not replace a good
+        # one.
         if (line := copy.execute("PRAGMA quick_check(1)").fetchone()) != ("ok",):
             raise StorageRefused(
                 f"the catalogue is damaged ({line}): `federation verify` says more"

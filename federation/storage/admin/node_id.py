@@ -35,6 +35,7 @@ def _replace(catalogue: Path) -> NewId:
     connection = schema.connect(catalogue)
     try:
         version = schema.stored_version(connection)
+        # Nothing is migrated here: that is a start's work, with its copy and its checks.
         if version != schema.VERSION:
             raise StorageRefused(
                 f"the catalogue has schema version {version}, this program uses {schema.VERSION}: "

@@ -43,6 +43,7 @@ _INSTANCES = (
 )
 _USED = ("used", "accessed")  # the column of the last use: from schema version 3 on, and before
 _STAMPS = ("ticks, node", "0, ''")  # the columns of stamps: from schema version 2 on, and before
+# The first column tells rows apart that are met from both ends.
 _PEERS = "SELECT name || ' ' || lane, name, lane, node_id, pins_pulled FROM peer ORDER BY name"
 _PURGES = (
     "SELECT seq, kind, instance, name, size, label, by, at, allowed, ticks, node, used FROM purge "
@@ -155,8 +156,10 @@ class Salvage:
         """Return the entry; without a valid stamp, it gets one for the time it was stored."""
         if entry.source is Source.UPSTREAM:
             return entry._replace(stamp=NO_STAMP)
+        # A damaged stamp in the future would win over everything until its date came.
         if entry.stamp != NO_STAMP and not is_too_far(entry.stamp, now_s):
             return entry
+        # As when stamps were introduced: whatever was stored here counts as given here.
         node = str(self.meta("node_id") or "")
         return entry._replace(stamp=Stamp(ticks_at(min(entry.stored_at_s, now_s)), node))
 

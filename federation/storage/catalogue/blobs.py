@@ -256,6 +256,7 @@ def pulled_keys(connection: apsw.Connection, keys: Sequence[bytes]) -> list[byte
 
 def touch(connection: apsw.Connection, touched: Mapping[bytes, int]) -> None:
     """Write when clients used blobs, and unmark them: the use came before the mark."""
+    # Never back: flushes of several processes end in any order.
     connection.executemany(
         "UPDATE blob SET used = ?2, marked = 0 WHERE key = ?1 AND used < ?2", touched.items()
     )

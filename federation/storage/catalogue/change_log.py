@@ -76,6 +76,7 @@ def total_bytes(connection: apsw.Connection, seq: int) -> int:
         "SELECT total FROM log WHERE seq <= ? ORDER BY seq DESC LIMIT 1", (seq,)
     ).fetchone()
     if row is None:
+        # All rows up to there were trimmed: what the first kept row had before it is their sum.
         row = connection.execute("SELECT total - size FROM log ORDER BY seq LIMIT 1").fetchone()
     return _total(row) if row else 0
 

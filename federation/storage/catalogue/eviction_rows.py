@@ -99,6 +99,7 @@ def delete_marked(
 
     Returns their rows. A use or lease removes the mark; the times are checked as well, to be safe.
     """
+    # The longest marked first, so that none waits behind marks that are made meanwhile.
     rows: Any = transaction.connection.execute(
         f"SELECT {COLUMNS} FROM blob WHERE marked > 0 AND marked <= ? "  # noqa: S608 - constants
         "AND used < ? AND leased < ? AND kept = 0 ORDER BY marked LIMIT ?",

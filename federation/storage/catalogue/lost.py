@@ -47,6 +47,7 @@ def add(transaction: Transaction, row: BlobRow, reason: str) -> None:
     """Record that a blob is lost, and is due at once."""
     execute = transaction.connection.execute
     execute(_ADD, (row.key, row.size_bytes, row.source, reason, transaction.wall_s))
+    # Counted for each, which is rare: the breaker stops at a hundred in ten minutes.
     if _rows(transaction.connection) > KEPT_MAX:
         execute(_TRIM, (KEPT_MAX,))
 

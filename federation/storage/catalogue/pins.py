@@ -123,6 +123,7 @@ def _target(row: Sequence[Any]) -> PinTarget:
 def page(connection: apsw.Connection, after: int, limit: int) -> list[tuple[int, Pin]]:
     """Return records with numbers above after, in order, each with its number."""
     rows: Any = connection.execute(
+        # A trial's number is NULL, so no peer is told of it.
         f"SELECT seq, {_COLUMNS} FROM pin WHERE seq > ? ORDER BY seq LIMIT ?",  # noqa: S608
         (after, limit),
     ).fetchall()
