@@ -52,22 +52,24 @@ def reconcile(
         emit({"peer": peer, "reconcile-asked": True, "processes": serving}, as_json=as_json)
         return
     with progress(f"{peer}: objects offered") as report:
-        now = _wait(where, asked, report)
+        now = wait_until_done(where, asked, report)
     emit(_facts(asked, now), as_json=as_json)
     if now.parked:
         sys.exit(FOUND_PROBLEMS)
 
 
-def _wait(where: Place, asked: KnownPeer, report: Report) -> KnownPeer:
-    """Wait for the reconciliation and return the peer's record. Raises SourceUnavailable."""
+def wait_until_done(where: Place, asked: KnownPeer, report: Report) -> KnownPeer:
+    """Wait for the reconciliation that was asked for, and return the peer's record.
+
+    Raises SourceUnavailable if no process is left that would do it.
+    """
     while True:
-        # The record first: a process that ended just after finishing has done the work.
+        # Before the record, which shows whether a process that has ended by then had finished.
+        serving = facts_of_processes(where.operations)
         now = check_peer(where, asked.name)
         if now.done >= asked.asked:
             return now
-        serving = facts_of_processes(where.operations)
         report(_offered(serving, asked.name), _held(where))
-        # Behind the look at the record: a process may have finished and ended since.
         if not serving:
             raise SourceUnavailable(
                 "replication",

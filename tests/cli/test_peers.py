@@ -12,11 +12,15 @@ import pytest
 from click.testing import CliRunner
 
 from federation.cli import main
+from federation.cli.options import Place
+from federation.cli.reconcile import wait_until_done
+from federation.config.model import StorageConfig
 from federation.core.clock import utc_text
 from federation.core.digest import digest_of
 from federation.core.replication_log import Lane, Parked, PeerRecord, PeerState
 from federation.storage.contract import Operations
 from federation.storage.replication_log import CatalogueLog
+from federation.storage.reports import KnownPeer
 from federation.storage.storage import Storage
 from tests.storage.conftest import opened, short
 
@@ -117,6 +121,34 @@ def test_options_of_retry_in_front_of_it_are_not_silently_ignored(data: Path) ->
     done = CliRunner().invoke(main, ["parked", "--data-dir", str(data), "retry"])
     assert done.exit_code == 2
     assert "options go after retry" in done.stderr
+
+
+class Ending(Place):
+    """A place whose only process ends its work, and itself, as it is asked about."""
+
+    ended: Any
+
+    @property
+    def operations(self) -> Any:
+        return self
+
+    def processes(self) -> list[dict[str, Any]]:
+        self.ended = True
+        return []
+
+    def peers(self) -> list[KnownPeer]:
+        served = int(getattr(self, "ended", False))
+        return [
+            KnownPeer(
+                "tokyo", {Lane.ALWAYS: PeerRecord("tokyo", wanted=1, served=served)}, {}, parked=0
+            )
+        ]
+
+
+def test_a_process_that_ends_behind_its_work_has_done_it(tmp_path: Path) -> None:
+    where = Ending(tmp_path, StorageConfig())
+    (asked,) = where.peers()
+    assert wait_until_done(where, asked, lambda _done, _total: None).done == 1
 
 
 def test_a_reconcile_is_asked_for_and_waits_for_a_process(data: Path) -> None:
