@@ -175,8 +175,7 @@ class HttpConnection(RequestHandler):
             return
         sock = transport.get_extra_info("socket")
         if sock is not None and sock.fileno() >= 0:
-            # A plain close would let a client take a cut body for a whole one, where its size is
-            # not known.
+            # By a reset the client sees an error at once, whatever of the answer is still queued.
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _ABORT)
         transport.abort()
 

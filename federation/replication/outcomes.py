@@ -126,8 +126,7 @@ class FaultTracker:
         self._failures[thing] = (count, self._taken)
         if len(self._failures) > _TRACKED_MAX:
             self._failures.popitem(last=False)
-        # A denial may concern one object (its instance); all others close the gate until the object
-        # is at fault.
+        # A denial may be about this object alone, such as its instance; other kinds close the gate.
         if kind is not FailureKind.DENIED:
             return Fault.PEER
         self._denied.add(thing)

@@ -87,8 +87,7 @@ def _proxy_for_all(listener: ListenerConfig) -> str | None:
     proxy = listener.auth.proxy if listener.auth else None
     if proxy is None or proxy.secret is not None:
         return None
-    # Elsewhere the network decides who is at the proxy's address, and no other user of this
-    # machine.
+    # Only from loopback can any program of this machine come as the proxy does.
     if not any(ipaddress.ip_network(each).is_loopback for each in proxy.addresses):
         return None
     return (

@@ -69,7 +69,7 @@ class TreeCalls:
     async def _check_sizes(self, batch: list[Digest], walk: _Walk) -> None:
         """Refuse directories that are held but do not fit into a message."""
         large = [digest for digest in batch if digest.size_bytes > DIRECTORY_MAX_BYTES]
-        # One that is held must not look as if it were missing; one that is missing, is.
+        # One that is held must not be left out as if it were missing.
         if large and (held := set(large) - await self._store.find_missing(large)):
             raise TooBusy(f"directory {held.pop()} does not fit into a message")
         if walk.root in large:

@@ -43,7 +43,7 @@ class LocalReport:
         """Explain a digest, a keyed entry or a URI, whichever it looks like."""
         if (match := DIGEST.fullmatch(name)) is not None:
             return self.blob(match)
-        # Before URIs, which no namespace begins like.
+        # Before URIs: none begins like a namespace.
         if (keyed := split_name(name)) is not None:
             return self.keyed(*keyed, instance)
         return self.asset(name, instance, qualifiers)
