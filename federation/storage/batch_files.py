@@ -102,6 +102,7 @@ def _begin(blob: Incoming) -> int | FederationError:
         with disk_errors_named("receiving a blob"):
             fd = os.open(blob.path, CREATE, 0o600)
             write_whole(fd, blob.data)
+            # The disk begins with this one while the next ones are written.
             start_writing(fd, 0, len(blob.data))
     except FederationError as error:
         if fd >= 0:

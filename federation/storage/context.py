@@ -106,6 +106,7 @@ class StorageContext:
         """
         try:
             found = self.resident.look(work)
+            # None may also be what was found; then a thread finds the same once more.
             return await self.pool.query(work) if found is None else found
         except UNREADABLE as error:
             raise self.catalogue_unreadable(error) from error
@@ -126,6 +127,7 @@ class StorageContext:
 
     def _log_refusal(self) -> None:
         now_s = self.clock.monotonic_s()
+        # A full node refuses thousands of uploads a minute.
         if self.room_logged_s is None or now_s - self.room_logged_s > _LOG_ROOM_EVERY_S:
             self.room_logged_s = now_s
             _log.warning(

@@ -62,6 +62,7 @@ class ExistenceCache:
         if epoch != self._seen or now_ms - asked_ms > self._slow_ms:
             return
         self._young.update(names)
+        # A full generation turns early: half of the names go, those that were met longest ago.
         if len(self._young) > self._half_max:
             self._old, self._young = self._young, set()
 

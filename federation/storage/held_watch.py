@@ -63,6 +63,7 @@ class StoredWatch:
         renewed_ms = self._used_ms if use is Use.CLIENT else self._leased_ms
         if use is Use.PEEK or now_ms - renewed_ms <= core.timing.granularity_ms:
             return True
+        # They were not remembered, so there is nothing to write a use or lease for.
         if digests is None:
             return False
         core.lease(keys_of(digests()), now_ms, use)

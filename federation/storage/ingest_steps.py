@@ -35,6 +35,7 @@ async def commit_whole(ingest: Ingest, start: StartCommit) -> bool:
     except DigestMismatch:
         await ingest.abort()
         raise
+    # Shielded, and started without a wait in between: from here on it ends by itself.
     outcome = await asyncio.shield(start())
     if isinstance(outcome, FederationError):
         raise outcome

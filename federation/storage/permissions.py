@@ -54,6 +54,7 @@ def _to_tighten(directory: DataDirectory) -> Iterator[tuple[Path, int]]:
     ours = {path for path in vars(directory).values() if isinstance(path, Path)}
     others = False
     for path in directory.root.iterdir():
+        # By name also what SQLite puts beside it: -wal and -shm hold rows, too.
         if path in ours or path.name.startswith(_CATALOGUE):
             yield path, _OTHERS
         else:

@@ -278,6 +278,7 @@ class Presence:
 
     def _find_at_once(self, question: PresenceQuestion[_N]) -> PresenceFound[_N] | None:
         """Do what _find does; None: a thread has to do it."""
+        # More would keep the event loop from others for too long.
         if len(question.wanted) > _FEW:
             return None
         return self._core.resident.look(lambda at: find_few(self._core, at, question))

@@ -140,6 +140,7 @@ class CataloguePurges:
             # Behind the transaction: removing a large file takes long, and uploads wait for the
             # write lock.
             await core.writes.run(self._remove, purging.renamed)
+            # Rows with bytes only: a file's bytes were never in the log.
             if purging.has_overwritten:
                 await empty_log(core)
             return result
@@ -190,6 +191,8 @@ class _Purging:
         transaction = self.transaction
         old = purges.get(transaction.connection, thing)
         held = None if isinstance(thing, Digest) else self._entry(thing)
+        # Above both: a purge that is earlier than what it removes would let that come back from a
+        # peer.
         above = max(old.stamp.ticks if old else 0, held.entry.stamp.ticks if held else 0)
         stamp = transaction.next_stamp(above)
         label = label or (held.entry.label if held else "")

@@ -177,6 +177,8 @@ class Space:
             free = self._free_bytes()
         except OSError:  # Flusher.measure, which runs every second, reports it
             return
+        # What is being received may not have reached the disk yet, so its free room still has those
+        # bytes.
         if free - self.reserved_bytes - size_bytes - CATALOGUE_BYTES < keep:
             raise StorageFull(
                 f"no room for {size_bytes} bytes: {free} are free on the disk, of which {keep} "

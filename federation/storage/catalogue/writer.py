@@ -220,6 +220,7 @@ class Writer:
             try:
                 if self.failure is not None:
                     raise StorageFailed(self.failure)
+                # At the first write, and again if it failed then; reads go on in any case.
                 connection = connection or self._connect()
                 self._commit(connection, batch)
             except Exception as error:  # noqa: BLE001 - every waiting caller must get it
@@ -272,6 +273,7 @@ class Writer:
                 self._entry_changes.announce(transaction)
             connection.execute("COMMIT")
         except BaseException:
+            # Renames are not SQLite's to undo: files may lie there now without a row.
             self._unsettled |= {int(Path(folder).name, 16) for folder in transaction.folders}
             raise
         self._metrics.commit_seconds.observe(self._clock.monotonic_s() - begun_s)

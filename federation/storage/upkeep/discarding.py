@@ -55,6 +55,7 @@ class Discarder:
         directory.volume.check_certain()
         renamed = []
         for path, key in strays:
+            # Of this run, so that the sweep removes what a crash leaves under such names.
             name = f"{self._core.run.id}-gone-{next(_numbers)}"
             target = os.path.join(directory.incoming, name)
             if rename_stray(transaction, directory, path, key, target):

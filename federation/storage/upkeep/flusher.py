@@ -80,6 +80,7 @@ class Flusher:
             self._complaints.warn("room_not_measured", error)
             return
         disk, totals, taken, overhead_bytes, quarantine_bytes, pinned_bytes = found_now
+        # This is what corrects a number that was lost in shared memory: see LogEnd.
         self._core.head.note(totals.seq)
         settings = self._core.settings
         found = marks(settings, disk, taken.held, overhead_bytes)

@@ -142,4 +142,5 @@ def _settle(transaction: Transaction, first_seq: int, newest: int) -> None:
         (first_seq,),
     ).fetchone()
     settled = next_ticks(totals.ticks, transaction.wall_s, transaction.drift_s)
+    # Only back, and never behind a stamp that a value has: the next one has to be later than all.
     totals.ticks = min(totals.ticks, max(newest, since[0], settled))
