@@ -33,6 +33,7 @@ def range_of(field: str | None, if_range: str | None, etag: str, size: int) -> B
     if field is None or (if_range is not None and if_range.strip() != etag):
         return None
     match = _RANGE.fullmatch(field.strip())
+    # A range that cannot be read is ignored, not refused (RFC 9110, section 14.2).
     if match is None or not (match[1] or match[2]):
         return None
     if not match[1]:  # the last so many bytes

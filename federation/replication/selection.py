@@ -52,6 +52,8 @@ class Choice(NamedTuple):
                 chosen.entries.append(row)
             else:
                 rows_of = chosen.blobs.setdefault(row.via, {})
+                # A blob may have several rows (pulled, then pushed): it is sent once, and ends all
+                # of them.
                 rows_of.setdefault(row.digest, []).append(row)
         return chosen
 

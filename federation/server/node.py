@@ -192,6 +192,7 @@ class Node:
             own_socket = {} if self.own_socket is None else {"http-socket": self.own_socket}
             self.announce(listeners=self.listeners, http=self.http, **own_socket)
         except BaseException:
+            # Nothing was served yet, so nothing needs time.
             await self._end(0)
             raise
         self._keep(self._watch_lag, "loop-lag")
@@ -236,6 +237,7 @@ class Node:
         _log.info("stopped")
 
     async def _end(self, grace_s: float) -> None:
+        # Together, so that each has the whole drain time.
         await asyncio.gather(*(port.server.stop(grace_s) for port in self._ports))
         # Behind the calls: some wait for what is watched here.
         await self._tasks.close()

@@ -63,6 +63,7 @@ def run_node(
         _log.warning(item.event, text=item.text)
     serving = _serve(config, files, ready, file, passed, flush, slot, control, again)
     try:
+        # Around the loop: gRPC's threads write for as long as it runs.
         with captured(SystemClock()):
             asyncio.run(serving)
     finally:
