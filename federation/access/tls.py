@@ -13,6 +13,11 @@ from federation.access.client_ca import Authorities
 from federation.config.listeners import TlsConfig
 from federation.core.errors import ConfigError
 
+_HELP = {
+    FileNotFoundError: "; `federation keygen` makes certificates and keys",
+    PermissionError: "; the user that the node runs as has to be able to read it",
+}
+
 
 class KeyPair(NamedTuple):
     """The PEM texts of a certificate chain and its private key, and the admitted clients.
@@ -153,4 +158,5 @@ def _read(path: Path, where: str, max_bytes: int = -1) -> bytes:
         with path.open("rb") as file:
             return file.read(max_bytes)
     except OSError as error:
-        raise ConfigError(f"{where}: {path}: {error.strerror or error}") from None
+        help_text = _HELP.get(type(error), "")
+        raise ConfigError(f"{where}: {path}: {error.strerror or error}{help_text}") from None

@@ -9,7 +9,7 @@ import click
 from federation.access.setup import load_access
 from federation.cli.command import FILE, Command, json_option
 from federation.cli.output import emit_json
-from federation.config.file import load
+from federation.config.file import lines_of, load
 from federation.server.config_warnings import advice
 from federation.server.server_factory import check_installed
 
@@ -28,8 +28,9 @@ def check_config(file: Path, as_json: bool) -> None:
     certificates, keys and lists that it names.
     """
     config = load(file)
-    check_installed(config.transport)
-    load_access(config)
+    with lines_of(file):
+        check_installed(config.transport)
+        load_access(config)
     warnings = [item.text for item in advice(config, file)]
     if as_json:
         shown = config.model_dump(mode="json", by_alias=True)

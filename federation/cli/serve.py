@@ -82,21 +82,23 @@ def serve(config_path: Path | None, **flags: Any) -> None:
     given = {name: value for name, value in flags.items() if value is not None}
     if config_path is not None and given:
         raise click.UsageError("--config cannot be combined with other options")
-    if config_path is not None:
-        # Imported here, as a node without a file does not need the YAML parser.
-        from federation.config.file import load  # noqa: PLC0415
-
-        config = load(config_path)
-        if config.mesh.url is not None and prepare_mesh(config, config.mesh.url):
-            config = load(config_path)  # with the listener that the new certificates are for
-    else:
-        config = from_flags(given)
 
     def ready(addresses: list[str]) -> None:
         click.echo(hints(config, addresses))
 
-    # Absolute: the file is read again at a reload, whatever the working directory is.
-    run(config, ready, config_path and config_path.absolute())
+    if config_path is None:
+        config = from_flags(given)
+        run(config, ready)
+        return
+    # Imported here, as a node without a file does not need the YAML parser.
+    from federation.config.file import lines_of, load  # noqa: PLC0415
+
+    config = load(config_path)
+    with lines_of(config_path):
+        if config.mesh.url is not None and prepare_mesh(config, config.mesh.url):
+            config = load(config_path)  # with the listener that the new certificates are for
+        # Absolute: the file is read again at a reload, whatever the working directory is.
+        run(config, ready, config_path.absolute())
 
 
 def prepare_mesh(config: Config, url: str) -> bool:

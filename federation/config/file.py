@@ -6,7 +6,8 @@ import difflib
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -23,6 +24,7 @@ from federation.core.errors import ConfigError
 
 _FILE_MAX_BYTES = 2**20
 _FOUND_MAX = 60  # characters of a bad value that a message repeats
+_ABOUT_A_KEY = re.compile(r"([a-z][a-z-]*(?:\[[0-9]+\]|\.[a-z][a-z-]*)*): (.*)", re.DOTALL)
 # What a url has between :// and @, or behind password=: messages reach terminals and logs.
 _SECRET = re.compile(r"(?<=://)[^/@\s]*(?=@)|(?<=password=)[^&\s\"]*")
 
@@ -106,6 +108,37 @@ def read_section(kind: type[S], text: str, path: Path, environment: Mapping[str,
     if problems:
         raise ConfigFileError(sorted(problems, key=lambda p: p.line))
     return found
+
+
+@contextmanager
+def lines_of(path: Path, environment: Mapping[str, str] = os.environ) -> Iterator[None]:
+    """Give a ConfigError about a key of this file, raised within, the line of the key; blocks then.
+
+    The checks behind load() know the keys alone, as "listeners[0].tls.server-cert".
+    """
+    try:
+        yield
+    except ConfigFileError:
+        raise
+    except ConfigError as error:
+        raise _placed(error, path, environment) or error from None
+
+
+def _placed(error: ConfigError, path: Path, environment: Mapping[str, str]) -> ConfigError | None:
+    named = _ABOUT_A_KEY.fullmatch(str(error))
+    if named is None:
+        return None
+    parts = re.findall(r"[a-z][a-z-]*|[0-9]+", named[1])
+    location: Location = tuple(int(part) if part.isdecimal() else part for part in parts)
+    try:
+        parsed = parse(path.read_text(), environment)
+    except (OSError, UnicodeDecodeError):  # it has changed meanwhile
+        return None
+    # An item that is not there comes from elsewhere, as members of a mesh do.
+    item = location[:2] if len(location) > 1 and isinstance(location[1], int) else location[:1]
+    if item not in parsed.lines:
+        return None
+    return ConfigFileError([Problem(str(path), parsed.line_of(location), named[1], named[2])])
 
 
 def _whole(path: Path, message: str) -> ConfigFileError:

@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import socket
 
 from federation.config.types import Address
 from federation.core.errors import CannotStart
+
+_HELP = {
+    errno.EADDRINUSE: "; stop the program that has this port, or configure another address",
+    errno.EACCES: "; ports below 1024 need the right to bind them (CAP_NET_BIND_SERVICE)",
+    errno.EADDRNOTAVAIL: "; configure an address that this machine has",
+}
 
 
 async def resolve(address: Address) -> list[str]:
@@ -26,7 +33,7 @@ async def resolve(address: Address) -> list[str]:
             flags=socket.AI_PASSIVE | socket.AI_ADDRCONFIG,
         )
     except OSError as error:
-        raise CannotStart(f"cannot listen on {address}: {error.strerror}") from None
+        raise cannot_listen(address, error) from None
     return list(dict.fromkeys(str(info[4][0]) for info in found))
 
 
@@ -53,6 +60,12 @@ def listen(address: Address, *, shared: bool = False) -> socket.socket:
         listening.listen(128)
     except OSError as error:
         listening.close()
-        raise CannotStart(f"cannot listen on {address}: {error.strerror or error}") from None
+        raise cannot_listen(address, error) from None
     listening.setblocking(False)
     return listening
+
+
+def cannot_listen(address: Address, error: OSError) -> CannotStart:
+    """Return the error to raise where the system refuses an address; it says what to do."""
+    help_text = _HELP.get(error.errno or 0, "")
+    return CannotStart(f"cannot listen on {address}: {error.strerror or error}{help_text}")

@@ -35,7 +35,8 @@ def advice(config: Config, file: Path | None = None) -> list[Advice]:
     for listener in _guarded(config):
         if listener.tls is not None:
             found += _about_tls(listener, listener.tls)
-    return found + _about_pages(config.http) + _about_files(config, file)
+    found += _about_pages(config.http)
+    return found + _about_files(config, file) + _about_others(config)
 
 
 def _guarded(config: Config) -> list[ListenerConfig]:
@@ -114,6 +115,30 @@ def _about_files(config: Config, file: Path | None) -> list[Advice]:
             )
             found.append(Advice("file_writable", text))
     return found
+
+
+def _about_others(config: Config) -> list[Advice]:
+    """Warn of files for other servers that cannot be read: they may come later, so no error."""
+    found = []
+    others = [(f"upstreams[{at}]", x.name, x.auth) for at, x in enumerate(config.upstreams)]
+    others += [(f"peers[{at}]", x.name, x.auth) for at, x in enumerate(config.peers)]
+    for place, name, auth in others:
+        for key in ("server_cert", "client_cert", "client_key", "access_token"):
+            path: Path | None = getattr(auth, key)
+            why = None if path is None else _unreadable(path)
+            if why is not None:
+                where = f"{place}.auth.{key.replace('_', '-')}: {path}"
+                text = f"{where}: {why}; {name} is not asked until it can be read"
+                found.append(Advice("file_unreadable", text))
+    return found
+
+
+def _unreadable(path: Path) -> str | None:
+    try:
+        path.open("rb").close()
+    except OSError as error:
+        return error.strerror or str(error)
+    return None
 
 
 def _secrets(config: Config) -> Iterator[Path]:

@@ -76,14 +76,17 @@ class Reloader:
 
     def _read(self) -> Changes:
         """Read and validate everything, and change nothing. Raises ConfigError."""
-        found = Changes(self._running, [], [])
-        if self._file is not None:
-            # Not above: a node without a file need not import what reads YAML.
-            from federation.config.file import load  # noqa: PLC0415
+        # The files behind it are read only to find mistakes: nothing may change before every file
+        # is known to be good.
+        if self._file is None:
+            load_access(self._running)
+            return Changes(self._running, [], [])
+        # Not above: a node without a file need not import what reads YAML.
+        from federation.config.file import lines_of, load  # noqa: PLC0415
 
-            found = changes(self._running, load(self._file))
-        # Read only to find mistakes: nothing may change before every file is known to be good.
-        load_access(found.config)
+        found = changes(self._running, load(self._file))
+        with lines_of(self._file):
+            load_access(found.config)
         return found
 
     def _outcome(self, *, changed: Sequence[str] = (), error: str | None = None) -> dict[str, Any]:

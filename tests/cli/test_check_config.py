@@ -67,7 +67,8 @@ def test_certificates_are_checked_too(tmp_path: Path) -> None:
     files.key.unlink()
     done = run(file)
     assert done.exit_code == 2
-    assert f"listeners[0].tls.server-key: {files.key}: No such file or directory" in done.stderr
+    key = f"{file}:4: listeners[0].tls.server-key"
+    assert f"{key}: {files.key}: No such file or directory; `federation keygen`" in done.stderr
 
 
 def test_a_list_of_clients_is_checked_and_ends_the_warning(tmp_path: Path) -> None:

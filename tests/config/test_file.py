@@ -4,9 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from federation.config.file import ConfigFileError, Problem, load, loads
+from federation.config.file import ConfigFileError, Problem, lines_of, load, loads
 from federation.config.model import Config
 from federation.config.peers import PeerConnectionConfig
+from federation.core.errors import ConfigError
 
 FILE = Path("/etc/federation/node.yaml")
 
@@ -243,3 +244,27 @@ def test_what_needs_tls_takes_its_scheme_in_any_letters() -> None:
     text = "traces: {{endpoint: '{}://collector:4317', access-token: token}}"
     assert loads(text.format("HTTPS"), FILE, {}).traces.endpoint == "HTTPS://collector:4317"
     assert "need an https or grpcs endpoint" in problem(text.format("HTTP")).message
+
+
+@pytest.mark.parametrize(
+    ("said", "shown"),
+    [
+        ("listeners[1].tls.server-cert: a.crt: gone", "{}:4: listeners[1].tls.server-cert: a.crt"),
+        ("storage.objects: no such bucket", "{}:5: storage.objects: no such bucket"),
+        ("peers[7].auth.server-cert: of a member elsewhere", "peers[7].auth"),
+        ("listeners[2].tls: beyond the list", "listeners[2].tls: beyond"),
+        ("unheard-of: not in the file", "unheard-of: not"),
+        ("Of no key: a sentence", "Of no key: a sentence"),
+    ],
+)
+def test_an_error_about_a_key_that_is_found_later_gets_its_line(
+    tmp_path: Path, said: str, shown: str
+) -> None:
+    file = tmp_path / "node.yaml"
+    file.write_text(
+        "listeners:\n- address: a:1\n- address: b:1\n  tls: {server-cert: a.crt}\n"
+        "storage:\n  quota: 1T\n"
+    )
+    with pytest.raises(ConfigError) as why, lines_of(file):
+        raise ConfigError(said)
+    assert str(why.value).startswith(shown.format(file))

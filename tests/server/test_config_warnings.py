@@ -21,7 +21,8 @@ def test_secrets_that_others_can_read_are_told(tmp_path: Path) -> None:
     for each in secrets:
         each.write_text("x" * 40)
         each.chmod(0o600)
-    auth = {"access-token": token, "client-cert": tmp_path / "client.crt", "client-key": key}
+    (certificate := tmp_path / "client.crt").touch(0o600)
+    auth = {"access-token": token, "client-cert": certificate, "client-key": key}
     listener = {
         "address": "127.0.0.1:0",
         "auth": {"jwt": {"keys": jwt, "algorithms": ["HS256"], "audience": "here"}},
@@ -150,3 +151,25 @@ def test_pages_that_nobody_or_everybody_sees_are_told(
 ) -> None:
     config = Config.model_validate({"data-dir": tmp_path, "http": http})
     assert [event for event, _ in told(config)] == events
+
+
+def test_files_for_other_servers_that_cannot_be_read_are_told_with_their_keys(
+    tmp_path: Path,
+) -> None:
+    (there := tmp_path / "there.crt").touch(0o600)
+    config = Config.model_validate(
+        {
+            "data-dir": tmp_path,
+            "upstreams": [
+                {"name": "a", "url": "https://a:1", "auth": {"server-cert": there}},
+                {"name": "b", "url": "https://b:1", "auth": {"server-cert": tmp_path / "b.crt"}},
+            ],
+            "peers": [{"name": "c", "url": "https://c:1", "auth": {"access-token": tmp_path}}],
+        }
+    )
+    absent, folder = [text for event, text in told(config) if event == "file_unreadable"]
+    assert absent == (
+        f"upstreams[1].auth.server-cert: {tmp_path}/b.crt: No such file or directory; "
+        "b is not asked until it can be read"
+    )
+    assert folder.startswith(f"peers[0].auth.access-token: {tmp_path}: Is a directory; c is not")

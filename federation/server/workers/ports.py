@@ -12,8 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from federation.config.types import Address, parse_address
-from federation.core.errors import CannotStart
-from federation.server.addresses import listen, resolve
+from federation.server.addresses import cannot_listen, listen, resolve
 from federation.server.passed_sockets import PassedSockets
 
 
@@ -57,8 +56,7 @@ class KeptPorts:
                 keeper.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, only_v6)
             keeper.bind((wanted.host, port))
         except OSError as error:
-            reason = error.strerror or error
-            raise CannotStart(f"cannot listen on {wanted._replace(port=port)}: {reason}") from None
+            raise cannot_listen(wanted._replace(port=port), error) from None
         return port
 
     def close(self) -> None:
