@@ -38,8 +38,8 @@ _VARIABLE: Final = "_FEDERATION_COMPLETE"
 def manual(context: click.Context, prefix: Path, as_json: bool) -> None:
     """Install the man page, and the completion of commands for bash, zsh and fish.
 
-    Shells and `man` find both below ~/.local and /usr/local by themselves; zsh needs share/zsh/
-    site-functions in its `fpath`. Run it again after an upgrade.
+    Shells and `man` find both below ~/.local and /usr/local by themselves; zsh needs
+    share/zsh/site-functions in its `fpath`. Run it again after an upgrade.
     """
     root = context.find_root().command
     assert isinstance(root, click.Group)

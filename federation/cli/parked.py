@@ -77,10 +77,10 @@ def _shown(row: Parked) -> dict[str, Any]:
 @place_options
 @json_option
 def retry(peer: str | None, config_path: Path | None, data_dir: Path | None, as_json: bool) -> None:
-    """Ask for parked objects to be retried; the process that replicates does so within seconds.
+    """Ask for parked objects to be retried.
 
-    An object that is refused again stays parked, with the new reason. The command itself needs no
-    network.
+    The process that replicates does so within seconds. An object that is refused again stays
+    parked, with the new reason. The command itself needs no network.
     """
     where = place(config_path, data_dir)
     if peer is not None:

@@ -142,8 +142,8 @@ def pins(config_path: Path | None, data_dir: Path | None, as_json: bool) -> None
     """List the pins, what each takes of the quota, whether it has all, and when it ends.
 
     What several pins need counts for one of them. "missing" is what an entry names and is not here;
-    a node fetches it from its upstreams. "left-out" counts matching entries that are not pinned, as
-    pins take all they may (storage.pins-max).
+    a node fetches it from upstreams, or else from peers. "left-out" counts matching entries that
+    are not pinned, as pins take all they may (storage.pins-max).
     """
     report = place(config_path, data_dir).operations.pins()
     emit(

@@ -140,7 +140,10 @@ def list_tokens(file_path: Path | None, config_path: Path | None, as_json: bool)
 @_file_options
 @json_option
 def revoke(number: str, file_path: Path | None, config_path: Path | None, as_json: bool) -> None:
-    """Remove the token with this ID (see `list`) from the file: it is no longer valid."""
+    """Remove a token from the file; it is no longer valid.
+
+    ID is the one that `federation token list` shows.
+    """
     where = _file(file_path, config_path)
     with alone(where.parent):
         before = _read(where)

@@ -19,7 +19,9 @@ from federation.server.exit_codes import FOUND_PROBLEMS
 )
 @place_options
 @click.option(
-    "--repair", is_flag=True, help="Set damaged blobs aside, so that clients can push them again."
+    "--repair",
+    is_flag=True,
+    help="Set damaged blobs aside; a node fetches them again, or clients push them.",
 )
 @json_option
 def verify(config_path: Path | None, data_dir: Path | None, repair: bool, as_json: bool) -> None:
