@@ -18,7 +18,6 @@ from typing import Any
 
 import psycopg
 import structlog
-from psycopg import AsyncRawCursor
 from psycopg.adapt import AdaptersMap
 
 from federation.core.breaker import Breaker, BreakerState
@@ -178,13 +177,11 @@ class DatabaseConnections:
     async def _run(
         self, connection: DatabaseConnection, statement: str, values: Sequence[Any]
     ) -> list[Row]:
-        cursor = AsyncRawCursor(connection)
         try:
             async with asyncio.timeout(self._call_s):
-                await cursor.execute(statement.encode(), values, prepare=True, binary=True)
+                return await connection.run(statement, values)
         except TimeoutError:
             raise _NoAnswer(f"no answer within {self._call_s:g} s") from None
-        return await cursor.fetchall() if cursor.description else []
 
     def _translated(self, error: psycopg.Error, *, is_lost: bool) -> FederationError:
         """Return what a failure means, and remember it if the database is away."""

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import Any, TypeVar
 
 import psycopg
-from psycopg import AsyncConnection, waiting
+from psycopg import AsyncConnection, abc, generators, waiting
 from psycopg.abc import PQGen
+from psycopg.adapt import PyFormat, Transformer
 from psycopg.conninfo import conninfo_to_dict
+from psycopg.errors import error_from_result
+from psycopg.pq import ExecStatus, Format
+from psycopg.pq.abc import PGconn, PGresult
 
 from federation.core.errors import StorageRefused
 
@@ -32,14 +37,55 @@ _DEFAULTS: dict[str, Any] = {
 # for a lock does not mean that the database is away.
 _OPTIONS = "-c statement_timeout={timeout_ms} -c client_encoding=UTF8 -c jit=off"
 _SERVER_SHARE = 0.9
+_PREPARED_MAX = 200  # of a connection; the program has fewer statements
+_GOOD = (ExecStatus.TUPLES_OK, ExecStatus.COMMAND_OK)
 
 
 class DatabaseConnection(AsyncConnection[Row]):
-    """A connection that is closed where a call on it is cancelled.
+    """A connection that is closed where a call on it is cancelled, and keeps its statements.
 
     psycopg's own asks the server to cancel, and waits for that: a server that does not answer
-    would be waited for twice.
+    would be waited for twice. Its cursors take half of what a node spends on a short statement:
+    each converts the statement and finds the types of its values anew.
     """
+
+    def __init__(self, pgconn: PGconn) -> None:
+        """See AsyncConnection."""
+        super().__init__(pgconn)
+        self._adapter: abc.Transformer | None = None  # the adapters are known after this only
+        self._statements: dict[tuple[str, tuple[int, ...]], bytes] = {}
+
+    async def run(self, statement: str, values: Sequence[Any]) -> list[Row]:
+        """Run one statement, which is prepared at its first use, and return its rows.
+
+        $1 stands for the first value. Rows come in the binary format. Used by one caller at a
+        time. Raises psycopg.Error.
+        """
+        adapter = self._adapter = self._adapter or Transformer(self)
+        packed = adapter.dump_sequence(values, [PyFormat.AUTO] * len(values))
+        types, formats = adapter.types or (), adapter.formats
+        name = self._statements.get((statement, types))
+        if name is None and len(self._statements) < _PREPARED_MAX:
+            name = b"f%d" % len(self._statements)
+            self.pgconn.send_prepare(name, statement.encode(), types)
+            await self._result()
+            self._statements[statement, types] = name
+        if name is None:
+            self.pgconn.send_query_params(statement.encode(), packed, types, formats, Format.BINARY)
+        else:
+            self.pgconn.send_query_prepared(name, packed, formats, Format.BINARY)
+        result = await self._result()
+        adapter.set_pgresult(result)
+        rows = adapter.load_rows(0, result.ntuples, tuple)
+        adapter.set_pgresult(None)  # or the connection would keep its memory
+        return rows
+
+    async def _result(self) -> PGresult:
+        result: PGresult
+        (result,) = await self.wait(generators.execute(self.pgconn))
+        if result.status not in _GOOD:
+            raise error_from_result(result, self.info.encoding)
+        return result
 
     async def wait(
         self, gen: PQGen[_T], interval: float = _WAKE_S, timeout: float | None = None
