@@ -97,7 +97,7 @@ class SimulatedDatabase:
         await self._use("entries", self.costs.entries, _length(names))
         return []
 
-    async def insert(self, keys: bytes, *_: object) -> list[_Row]:
+    async def insert_new(self, keys: bytes, *_: object) -> list[_Row]:
         count = _length(keys)
         await self._use("insert", self.costs.insert, count)
         async with self._site:
@@ -105,7 +105,7 @@ class SimulatedDatabase:
             await self._use("insert", self.costs.insert_locked, count)
             newest = self.store(count)
             self.locked_s += asyncio.get_running_loop().time() - begun_s
-        return [(None, newest, _LIFE)]
+        return [(newest, _LIFE)]
 
     async def flush(self) -> list[_Row]:
         """One flush of the disk covers whatever was written when it began."""

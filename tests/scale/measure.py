@@ -136,7 +136,7 @@ async def _costs(
             lambda n: node.blobs.look_up(held[:n], Use.CLIENT, with_bytes=True)
         ),
         entries=await meter.line(lambda n: node.index.rows(names[:n], Use.CLIENT)),
-        insert=find,  # it begins with that, before it takes the lock
+        insert=find,  # before it takes the lock, it looks up to 32 keys up
         insert_locked=StatementCost(
             max(0.0, insert.base_s - find.base_s - flush_s), insert.row_s - find.row_s
         ),

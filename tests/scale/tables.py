@@ -84,7 +84,7 @@ def commits(seed: int, *, quick: bool = False) -> str:
             [
                 _count(count),
                 _count(blobs),
-                _count(len(load.waits_s) / load.statements["insert"]),
+                _count(len(load.waits_s) / load.statements["insert_new"]),
                 _ms(load.wait_s(0.5)),
                 _ms(load.wait_s(0.99)),
                 f"{load.locked_s / load.seconds:.0%}",

@@ -145,6 +145,54 @@ async def test_a_batch_of_which_another_node_was_faster_with_one_keeps_the_other
         assert database.sql("SELECT count(*) FROM small NATURAL JOIN blob") == [(3,)]
 
 
+def sorted_batch() -> list[bytes]:
+    """Return 100 blobs in the order of their keys: the second one is not looked up before."""
+    return sorted((b"blob %d" % n for n in range(100)), key=lambda data: key_of(digest_of(data)))
+
+
+async def test_a_batch_with_a_held_blob_that_is_noticed_late_keeps_the_others(
+    database: SiteDatabase,
+) -> None:
+    async with database.node() as node:
+        blobs = sorted_batch()
+        await store(node, blobs[1])
+        outcomes = await store(node, *blobs)
+        assert [outcomes.pop(1), set(outcomes)] == [Insertion.HELD, {Insertion.STORED}]
+        assert all(await held(node, *blobs))
+        assert database.sql("SELECT seq, blobs, logged = bytes FROM site") == [(100, 100, True)]
+        assert database.sql("SELECT count(*) FROM small NATURAL JOIN blob NATURAL JOIN log") == [
+            (100,)
+        ]
+
+
+async def test_a_blob_that_is_just_being_evicted_keeps_nobody_else_from_storing(
+    database: SiteDatabase,
+) -> None:
+    """Who evicts it waits for the row of the site, so that row must not be held meanwhile."""
+    async with database.node() as first, database.node() as second:
+        blobs = sorted_batch()
+        await store(first, blobs[1])
+        database.age(digest_of(blobs[1]))
+        with database.transaction("DELETE FROM blob"):
+            storing = asyncio.ensure_future(store(first, *blobs))
+            await until(lambda: database.blocked() == 1, "the batch waits for the eviction")
+            assert await store(second, b"other") == [Insertion.STORED]
+            assert not storing.done()
+        assert set(await storing) == {Insertion.STORED}
+        assert all(await held(second, *blobs))
+
+
+async def test_a_purged_blob_in_a_batch_of_an_upstream_is_not_stored(
+    database: SiteDatabase,
+) -> None:
+    async with database.node() as node:
+        blobs = sorted_batch()
+        await node.purges.purge([(digest_of(blobs[1]), "")], "alice")
+        outcomes = await store(node, *blobs, provenance=PULLED)
+        assert [outcomes.pop(1), set(outcomes)] == [Insertion.HELD, {Insertion.STORED}]
+        assert await held(node, *blobs[:2]) == [True, False]
+
+
 async def test_a_statement_that_is_run_again_finds_its_own_row(database: SiteDatabase) -> None:
     """As after a connection that was lost on the way back: the object must not be deleted."""
     async with database.node() as node:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import NamedTuple
 from uuid import UUID
 
@@ -17,6 +18,7 @@ from federation.core.errors import SourceUnavailable, StorageFailed
 from federation.core.provenance import Provenance
 from federation.storage.catalogue.blobs import keys_of
 from federation.storage.shared.catalogue import arrays
+from federation.storage.shared.catalogue.arrays import NumberArray
 from federation.storage.shared.catalogue.connections import DatabaseConnections
 from federation.storage.shared.catalogue.flusher import CommitFlusher
 from federation.storage.shared.catalogue.rows import Insertion, NewBlob
@@ -26,6 +28,9 @@ from federation.storage.shared.catalogue.texts import clean, joined
 
 _BLOBS_MAX = 2000  # of a transaction; a single request may have more
 _BYTES_MAX = 8 * 2**20
+_INSERT_NEW = """
+SELECT newest, token FROM federation_insert_new($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
+"""
 _INSERT = """
 SELECT outcomes, newest, token
 FROM federation_insert($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)
@@ -42,6 +47,36 @@ class _Request(NamedTuple):
     blobs: dict[bytes, NewBlob]  # by key
     data_bytes: int
     done: asyncio.Future[_Inserted]
+
+
+class _Rows(NamedTuple):
+    """The blobs of one transaction in the order of their keys."""
+
+    keys: list[bytes]
+    blobs: list[NewBlob]
+    provenances: list[Provenance]
+    came: list[int]  # for each blob, which of these it has; the first one is 1
+
+    @classmethod
+    def of(cls, requests: Sequence[_Request]) -> _Rows:
+        items = sorted(item for request in requests for item in request.blobs.items())
+        blobs = [blob for _, blob in items]
+        numbers: dict[Provenance, int] = {}
+        came = [numbers.setdefault(blob.provenance, len(numbers) + 1) for blob in blobs]
+        return cls([key for key, _ in items], blobs, list(numbers), came)
+
+    @property
+    def has_objects(self) -> bool:
+        return any(blob.data is None for blob in self.blobs)
+
+    def provenance_columns(self) -> tuple[NumberArray, list[str], list[str], NumberArray]:
+        """Sources, vias, origins, and the ms since the last use, of each provenance."""
+        return (
+            arrays.numbers([int(each.source) for each in self.provenances]),
+            [joined(each.via) for each in self.provenances],
+            [clean(each.origin) for each in self.provenances],
+            arrays.numbers([int(each.unused_s * 1000) for each in self.provenances]),
+        )
 
 
 class Insertions:
@@ -125,26 +160,36 @@ class Insertions:
         return taken
 
     async def _insert(self, requests: Sequence[_Request]) -> _Inserted:
-        blobs = sorted(item for request in requests for item in request.blobs.items())
-        keys = [key for key, _ in blobs]
-        new = [blob for _, blob in blobs]
-        numbers: dict[Provenance, int] = {new[0].provenance: 1}
-        came = [1] * len(new)
-        if any(blob.provenance is not new[0].provenance for blob in new):
-            came = [numbers.setdefault(blob.provenance, len(numbers) + 1) for blob in new]
-        has_objects = any(blob.attempt for blob in new)
+        rows = _Rows.of(requests)
+        inserted = None if rows.has_objects else await self._insert_new(rows)
+        return inserted or await self._compare(rows)
+
+    async def _insert_new(self, rows: _Rows) -> _Inserted | None:
+        """Insert blobs as if none of them were held; None: nothing was inserted, compare them."""
+        ends = accumulate(blob.digest.size_bytes for blob in rows.blobs)
+        newest, life = await self._connections.ask_one(
+            _INSERT_NEW,
+            arrays.keys(rows.keys),
+            arrays.numbers(list(ends)),
+            arrays.blobs([blob.data for blob in rows.blobs]),
+            arrays.numbers(rows.came) if len(rows.provenances) > 1 else None,
+            *rows.provenance_columns(),
+            self._clock.wall_s(),
+            self.quota_bytes,
+        )
+        return None if newest is None else _Inserted(None, newest, life)
+
+    async def _compare(self, rows: _Rows) -> _Inserted:
+        """Insert those blobs that are not held and have room."""
         outcomes, newest, life = await self._connections.ask_one(
             _INSERT,
-            arrays.keys(keys),
-            arrays.numbers([blob.digest.size_bytes for blob in new]),
-            arrays.blobs([blob.data for blob in new]),
-            arrays.blobs([blob.attempt or None for blob in new]) if has_objects else None,
-            arrays.blobs([blob.parts for blob in new]) if has_objects else None,
-            arrays.numbers(came),
-            arrays.numbers([int(each.source) for each in numbers]),
-            [joined(each.via) for each in numbers],
-            [clean(each.origin) for each in numbers],
-            arrays.numbers([int(each.unused_s * 1000) for each in numbers]),
+            arrays.keys(rows.keys),
+            arrays.numbers([blob.digest.size_bytes for blob in rows.blobs]),
+            arrays.blobs([blob.data for blob in rows.blobs]),
+            arrays.blobs([blob.attempt or None for blob in rows.blobs]),
+            arrays.blobs([blob.parts for blob in rows.blobs]),
+            arrays.numbers(rows.came),
+            *rows.provenance_columns(),
             self._clock.wall_s(),
             self._settings.granularity_ms,
             self._settings.lease_ms,
@@ -152,4 +197,5 @@ class Insertions:
         )
         if outcomes is None:
             return _Inserted(None, newest, life)
-        return _Inserted(dict(zip(keys, map(Insertion, outcomes), strict=True)), newest, life)
+        found = dict(zip(rows.keys, map(Insertion, outcomes), strict=True))
+        return _Inserted(found, newest, life)

@@ -131,12 +131,10 @@ DECLARE
   barred bytea[]; -- keys that are not stored
   added record;
   orphaned bigint;
-  held bigint[];
 BEGIN
   PERFORM federation_unsynced();
   SELECT now_ms INTO now FROM clock;
-  SELECT sizes INTO held FROM
-    federation_find(p_keys, CASE WHEN 0 = ALL (p_unused) THEN 2 ELSE 1 END, p_granularity);
+  PERFORM federation_find(p_keys, CASE WHEN 0 = ALL (p_unused) THEN 2 ELSE 1 END, p_granularity);
   SELECT * INTO before FROM site FOR UPDATE; -- from here on nobody else inserts
   IF before.purges > 0 THEN -- only clients bring back what was purged
     SELECT array_agg(p.key) INTO barred FROM federation_purged_blobs(p_keys) AS p(key)
@@ -149,34 +147,6 @@ BEGIN
     JOIN gone g ON g.key = i.key AND g.attempt = i.attempt;
   END IF;
   room := coalesce(p_quota, 9e18::bigint) - federation_cost(before);
-  -- Most batches are new as a whole, and need not be compared with what is held once more: the
-  -- primary key does that.
-  SELECT count(*) AS blobs, sum(size)::bigint AS bytes INTO added FROM unnest(p_sizes) AS i(size);
-  IF barred IS NULL AND array_remove(held, NULL) = '{}'
-    AND added.bytes + 256 * added.blobs <= room THEN
-    BEGIN
-      INSERT INTO blob SELECT i.key, i.size, before.seq + i.at, now,
-        (now - p_unused[i.came]) / 3600000, p_sources[i.came], i.attempt, coalesce(i.parts, '')
-      FROM unnest(p_keys, p_sizes, p_attempts, p_parts, p_from) WITH ORDINALITY
-        AS i(key, size, attempt, parts, came, at);
-      INSERT INTO small SELECT before.seq + i.at, i.data
-      FROM unnest(p_data) WITH ORDINALITY AS i(data, at) WHERE i.data IS NOT NULL;
-      INSERT INTO log SELECT before.seq + i.at, 0, '', i.key, i.size, p_wall, p_sources[i.came],
-        p_vias[i.came], p_origins[i.came],
-        before.logged + sum(i.size) OVER (ORDER BY i.at ROWS UNBOUNDED PRECEDING)
-      FROM unnest(p_keys, p_sizes, p_from) WITH ORDINALITY AS i(key, size, came, at);
-      newest := before.seq + added.blobs;
-      UPDATE site SET seq = newest, logged = logged + added.bytes, bytes = bytes + added.bytes,
-        blobs = blobs + added.blobs;
-      IF before.purges > 0 THEN
-        PERFORM federation_allow_pushed(p_keys, p_wall);
-      END IF;
-      token := federation_incarnation();
-      RETURN;
-    EXCEPTION WHEN unique_violation THEN
-      NULL; -- another node has inserted one of them before this one had the lock
-    END;
-  END IF;
   WITH absent AS MATERIALIZED (
     SELECT i.*, before.seq + row_number() OVER w AS seq, sum(i.size) OVER w AS bytes,
       sum(i.size + 256) OVER w AS cost
@@ -226,6 +196,61 @@ BEGIN
       UPDATE site SET gone = gone + orphaned;
     END IF;
   END IF;
+  token := federation_incarnation();
+END $$;
+
+-- Makes verified small blobs visible if none of them is held, has to be refused, or was purged:
+-- most batches are such. Else newest is null and nothing has changed: federation_insert compares
+-- each. That none is held is found out by 32 of them, as all of a repeated batch are held, and then
+-- by the primary key. p_keys: sorted, each once. p_ends: the sum of the sizes up to each. p_from:
+-- null where all are of the first provenance; it and the other arrays are as for
+-- federation_insert.
+CREATE OR REPLACE FUNCTION federation_insert_new(
+  p_keys bytea[], p_ends bigint[], p_data bytea[], p_from bigint[], p_sources bigint[],
+  p_vias text[], p_origins text[], p_unused bigint[], p_wall float8, p_quota bigint,
+  OUT newest bigint, OUT token uuid
+) LANGUAGE plpgsql SET jit = off
+  SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off AS $$
+DECLARE
+  added bigint := cardinality(p_keys);
+  size bigint := p_ends[added];
+  patience text := current_setting('lock_timeout');
+  now bigint;
+  before site;
+BEGIN
+  PERFORM FROM generate_series(1, added, 1 + added / 32) AS at JOIN blob b ON b.key = p_keys[at];
+  IF FOUND THEN
+    RETURN;
+  END IF;
+  PERFORM federation_unsynced();
+  SELECT now_ms INTO now FROM clock;
+  SELECT * INTO before FROM site FOR UPDATE; -- from here on nobody else inserts
+  IF federation_cost(before) + size + 256 * added > p_quota THEN
+    RETURN;
+  END IF;
+  IF before.purges > 0 AND EXISTS (SELECT FROM federation_purged_blobs(p_keys)) THEN
+    RETURN;
+  END IF;
+  -- Who evicts one of them would be waited for here, and itself waits for the row site.
+  PERFORM set_config('lock_timeout', '20ms', true);
+  BEGIN
+    INSERT INTO blob SELECT i.key, p_ends[i.at] - coalesce(p_ends[i.at - 1], 0),
+      before.seq + i.at, now, (now - p_unused[coalesce(p_from[i.at], 1)]) / 3600000,
+      p_sources[coalesce(p_from[i.at], 1)], NULL, ''
+    FROM unnest(p_keys) WITH ORDINALITY AS i(key, at);
+  EXCEPTION WHEN unique_violation OR lock_not_available THEN
+    RETURN;
+  END;
+  PERFORM set_config('lock_timeout', patience, true);
+  INSERT INTO small SELECT before.seq + i.at, i.data
+  FROM unnest(p_data) WITH ORDINALITY AS i(data, at);
+  INSERT INTO log SELECT before.seq + i.at, 0, '', i.key,
+    p_ends[i.at] - coalesce(p_ends[i.at - 1], 0), p_wall, p_sources[coalesce(p_from[i.at], 1)],
+    p_vias[coalesce(p_from[i.at], 1)], p_origins[coalesce(p_from[i.at], 1)],
+    before.logged + p_ends[i.at]
+  FROM unnest(p_keys) WITH ORDINALITY AS i(key, at);
+  newest := before.seq + added;
+  UPDATE site SET seq = newest, logged = logged + size, bytes = bytes + size, blobs = blobs + added;
   token := federation_incarnation();
 END $$;
 
