@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Sequence
-from itertools import accumulate
+from itertools import accumulate, chain
 from typing import NamedTuple
 from uuid import UUID
 
@@ -55,14 +55,17 @@ class _Rows(NamedTuple):
     keys: list[bytes]
     blobs: list[NewBlob]
     provenances: list[Provenance]
-    came: list[int]  # for each blob, which of these it has; the first one is 1
+    came: list[int] | None  # for each blob, which of these it has (1: the first); None: all that
 
     @classmethod
     def of(cls, requests: Sequence[_Request]) -> _Rows:
-        items = sorted(item for request in requests for item in request.blobs.items())
+        items = sorted(chain.from_iterable(request.blobs.items() for request in requests))
         blobs = [blob for _, blob in items]
-        numbers: dict[Provenance, int] = {}
-        came = [numbers.setdefault(blob.provenance, len(numbers) + 1) for blob in blobs]
+        first = blobs[0].provenance
+        numbers = {first: 1}
+        came = None
+        if any(blob.provenance is not first for blob in blobs):
+            came = [numbers.setdefault(blob.provenance, len(numbers) + 1) for blob in blobs]
         return cls([key for key, _ in items], blobs, list(numbers), came)
 
     @property
@@ -172,7 +175,7 @@ class Insertions:
             arrays.keys(rows.keys),
             arrays.numbers(list(ends)),
             arrays.blobs([blob.data for blob in rows.blobs]),
-            arrays.numbers(rows.came) if len(rows.provenances) > 1 else None,
+            arrays.numbers(rows.came) if rows.came else None,
             *rows.provenance_columns(),
             self._clock.wall_s(),
             self.quota_bytes,
@@ -188,7 +191,7 @@ class Insertions:
             arrays.blobs([blob.data for blob in rows.blobs]),
             arrays.blobs([blob.attempt or None for blob in rows.blobs]),
             arrays.blobs([blob.parts for blob in rows.blobs]),
-            arrays.numbers(rows.came),
+            arrays.numbers(rows.came or [1] * len(rows.blobs)),
             *rows.provenance_columns(),
             self._clock.wall_s(),
             self._settings.granularity_ms,
