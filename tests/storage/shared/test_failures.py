@@ -160,6 +160,15 @@ async def test_connections_are_bounded_and_calls_wait_their_turn(database: SiteD
     await connections.close()
 
 
+async def test_statements_that_a_connection_keeps_are_bounded(database: SiteDatabase) -> None:
+    connections = DatabaseConnections(database.url, SystemClock(), most=1, call_s=60)
+    for number in range(210):
+        assert await connections.ask_one(f"SELECT {number}, $1", b"data") == (number, b"data")
+    (kept,) = await connections.ask_one("SELECT count(*) FROM pg_prepared_statements")
+    assert kept == 200
+    await connections.close()
+
+
 async def test_a_call_that_waits_and_was_overtaken_stays_the_first(database: SiteDatabase) -> None:
     connections = DatabaseConnections(database.url, SystemClock(), most=1, call_s=60)
     only = await connections._take()
