@@ -52,7 +52,7 @@ class DatabaseConnection(AsyncConnection[Row]):
     def __init__(self, pgconn: PGconn) -> None:
         """See AsyncConnection."""
         super().__init__(pgconn)
-        self._adapter: abc.Transformer | None = None  # the adapters are known after this only
+        self._adapter: abc.Transformer | None = None  # made later: connect() sets the adapters
         self._statements: dict[tuple[str, tuple[int, ...]], bytes] = {}
 
     async def run(self, statement: str, values: Sequence[Any]) -> list[Row]:

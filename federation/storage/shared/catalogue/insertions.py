@@ -55,7 +55,7 @@ class _Rows(NamedTuple):
     keys: list[bytes]
     blobs: list[NewBlob]
     provenances: list[Provenance]
-    came: list[int] | None  # for each blob, which of these it has (1: the first); None: all that
+    came: list[int] | None  # which of these each blob has, 1: the first; None: all the first
 
     @classmethod
     def of(cls, requests: Sequence[_Request]) -> _Rows:

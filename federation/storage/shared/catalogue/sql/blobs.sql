@@ -199,11 +199,11 @@ BEGIN
   token := federation_incarnation();
 END $$;
 
--- Makes verified small blobs visible if none of them is held, has to be refused, or was purged:
--- most batches are such. Else newest is null and nothing has changed: federation_insert compares
--- each. That none is held is found out by 32 of them, as all of a repeated batch are held, and then
--- by the primary key. p_keys: sorted, each once. p_ends: the sum of the sizes up to each. p_from:
--- null where all are of the first provenance; it and the other arrays are as for
+-- Makes verified small blobs visible, if none of them is held or was purged and all have room.
+-- Otherwise newest is null and nothing is stored: federation_insert then compares each blob. About
+-- 32 of the keys are looked up first, as all blobs of a repeated batch are held; the primary key
+-- finds any other one that is held. p_keys: sorted, each once. p_ends: the sum of the sizes up to
+-- each. p_from: null where all are of the first provenance; it and the other arrays are as for
 -- federation_insert.
 CREATE OR REPLACE FUNCTION federation_insert_new(
   p_keys bytea[], p_ends bigint[], p_data bytea[], p_from bigint[], p_sources bigint[],
@@ -231,7 +231,7 @@ BEGIN
   IF before.purges > 0 AND EXISTS (SELECT FROM federation_purged_blobs(p_keys)) THEN
     RETURN;
   END IF;
-  -- Who evicts one of them would be waited for here, and itself waits for the row site.
+  -- The eviction of one of these keys would be waited for here, while it waits for the row site.
   PERFORM set_config('lock_timeout', '20ms', true);
   BEGIN
     INSERT INTO blob SELECT i.key, p_ends[i.at] - coalesce(p_ends[i.at - 1], 0),
