@@ -36,6 +36,12 @@ _BY_NUMBER = {code.value[0]: code for code in grpc.StatusCode}
 # gRPC reports a failed handshake as UNAVAILABLE, with no sign but words in the text; the tests make
 # each of these failures happen against a real server.
 _CERTIFICATE_SIGNS = ("CERTIFICATE_VERIFY_FAILED", "Hostname Verification Check failed")
+_UNTRUSTED = "(server-cert has to be its certificate, or that of the authority that signed it)"
+_HINTS = {
+    "unable to get local issuer certificate": _UNTRUSTED,
+    "self signed certificate": _UNTRUSTED,
+    "Hostname Verification Check failed": "(its certificate has to name the host of the url)",
+}
 # So it does for HTTP/2's REFUSED_STREAM: the server has not looked at the call.
 _REFUSED_STREAM = "RST_STREAM with error code 7"
 _CLOSED_AT_ONCE = ("failed to connect", "Socket closed")
@@ -55,6 +61,9 @@ def from_rpc(remote: str, error: grpc.aio.AioRpcError) -> RemoteFailed | NotFoun
         kind = FailureKind.CROWDED
     if all(words in detail for words in _CLOSED_AT_ONCE):
         detail = f"{detail} {_CLOSED_HINT}"
+    for sign, hint in _HINTS.items():
+        if sign in detail:
+            detail = f"{detail} {hint}"
     shown = f"{error.code().name} {detail}".rstrip()
     return failure(remote, kind, shown, _retry_after_s(error))
 

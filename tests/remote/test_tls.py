@@ -58,9 +58,17 @@ async def test_a_certificate_that_is_listed_is_believed(tmp_path: Path) -> None:
             await answers(here)
 
 
-@pytest.mark.parametrize("what", ["expired", "host", "unknown", "system"])
+@pytest.mark.parametrize(
+    ("what", "says"),
+    [
+        ("expired", "certificate has expired"),
+        ("host", "(its certificate has to name the host of the url)"),
+        ("unknown", "(server-cert has to be its certificate, or"),
+        ("system", "(server-cert has to be its certificate, or"),
+    ],
+)
 async def test_u09_a_certificate_that_is_not_right_is_refused_and_not_retried(
-    tmp_path: Path, what: str
+    tmp_path: Path, what: str, says: str
 ) -> None:
     other = [x509.DNSName("elsewhere.example")]
     made = {
@@ -81,7 +89,8 @@ async def test_u09_a_certificate_that_is_not_right_is_refused_and_not_retried(
         }
         async with connected(fake.address, **options) as here:
             async with asyncio.timeout(60):
-                await is_denied(here, FailureKind.CERTIFICATE)
+                error = await is_denied(here, FailureKind.CERTIFICATE)
+            assert says in error.reason
             assert here.remote.describe()["last_failure"]["stubborn"] is True
         assert not fake.asked
 
