@@ -127,6 +127,8 @@ class Http2Connection(asyncio.BufferedProtocol):
     def _take(self, events: Sequence[http2.Event]) -> None:
         had_calls = bool(self._calls)
         for event in events:
+            if type(event) is http2.DataReceived:
+                continue  # nearly all are
             if isinstance(event, http2.ConnectionClosed):
                 if (error := self.session.refusal(event)) is not None:
                     self._report(error)

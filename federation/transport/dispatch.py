@@ -71,9 +71,9 @@ class Http2Calls:
         since the cycle would keep its memory until a full garbage collection.
         """
         # Of calls that are over as they begin nothing is made: with rapid resets, most are.
-        over = {each.stream_id for each in events if isinstance(each, http2.StreamClosed)}
+        over = {each.stream_id for each in events if type(each) is http2.StreamClosed}
         for event in events:
-            if isinstance(event, http2.DataReceived):
+            if type(event) is http2.DataReceived:
                 self._on_data(event, wire)
             elif isinstance(event, http2.RequestReceived):
                 if event.stream_id not in over:

@@ -73,9 +73,9 @@ class Overhead:
         self._sent_bytes = 0
         undelivered_bytes = data_bytes
         for event in events:
-            if isinstance(event, DataReceived):
+            if type(event) is DataReceived:
                 undelivered_bytes -= len(event.data)
-            elif isinstance(event, RequestReceived):
+            elif type(event) is RequestReceived:
                 useful_bytes += _CALL_BYTES
         if undelivered_bytes or self._charged_bytes:
             self._undelivered_bytes += undelivered_bytes

@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 
 import ngh2
 from ngh2 import ErrorCode, Setting
-from ngh2.events import ConnectionClosed, Event, GoAwayReceived, StreamClosed
+from ngh2.events import ConnectionClosed, DataReceived, Event, GoAwayReceived, StreamClosed
 
 from federation.transport.headers import LIST_BYTES, Fields
 from federation.transport.overhead import Overhead
@@ -165,6 +165,8 @@ class Session:
 
     def _forget_closed(self, events: Sequence[Event]) -> None:
         for event in events:
+            if type(event) is DataReceived:
+                continue  # nearly all are
             if isinstance(event, StreamClosed):
                 self._finished.discard(event.stream_id)
             elif isinstance(event, GoAwayReceived):
