@@ -1,8 +1,10 @@
-"""What grpc.aio itself costs: the answers of other rows, made beforehand, from empty handlers.
+"""What a transport itself costs: the answers of other rows, made beforehand, from empty handlers.
 
 No server in Python over grpcio can be faster than these rows. They answer at once with bytes of the
 same size, without looking at the request: no storage, no thread, no rights, no counting. Of uploads
-they drop what comes. Beside them stands what the disk alone takes to keep as much.
+they drop what comes. The column of `transport: http2` is the node's own transport with the
+pipeline of every call, so rights and counting are in it. Beside them stands what the disk alone
+takes to keep as much.
 """
 
 from __future__ import annotations
@@ -23,19 +25,22 @@ from benchmarks.servers import free_port
 SERVICE = "floor"
 
 
+_PROGRAMS = {"federation": "bare_server", "federation-http2": "bare_http2"}
+
+
 class Bare(Server):
-    """benchmarks/bare_server.py."""
+    """A server of empty handlers, over the transport of the column that it is shown in."""
 
     durability = "unsynced"
 
     def __init__(self, home: Path, name: str) -> None:
-        self.name = name  # the column that it is shown in
+        self.name = name
         super().__init__(home)
 
     def command(self) -> list[str]:
         """See Server."""
         self.address = f"127.0.0.1:{free_port()}"
-        return [sys.executable, "-m", "benchmarks.bare_server", self.address]
+        return [sys.executable, "-m", f"benchmarks.{_PROGRAMS[self.name]}", self.address]
 
 
 class Floor(CallRow):
@@ -114,9 +119,9 @@ def _row(
     total_bytes = messages * size_bytes
     return RowSpec(
         f"floor-{name}",
-        f"{'the disk' if kind is Disk else 'grpc.aio'} alone: {title}",
+        f"{'the disk' if kind is Disk else 'the transport'} alone: {title}",
         partial(kind, method=method, messages=messages, size_bytes=size_bytes),
         items=total_bytes if total_bytes >= MIB else 1,
         item="B" if total_bytes >= MIB else "call",
-        servers=("federation",),
+        servers=("federation",) if kind is Disk else tuple(_PROGRAMS),
     )
