@@ -99,8 +99,6 @@ class _Copying:
     def __init__(self, local: LocalStore, holder: BlobHolder) -> None:
         self._local = local
         self._holder = holder
-        via = (holder.node_id,) if holder.node_id else ()
-        self._provenance = Provenance(Source.UPSTREAM, via, holder.name)
         self._said = "does not hold it"
         self._failures = 0  # in a row
         self.came: set[Digest] = set()
@@ -147,6 +145,12 @@ class _Copying:
             self._said = str(error)
         else:
             self._failures = 0
+
+    @property
+    def _provenance(self) -> Provenance:
+        """Where it comes from, so that it is not offered back. A peer tells its id by an answer."""
+        node_id = self._holder.node_id
+        return Provenance(Source.UPSTREAM, (node_id,) if node_id else (), self._holder.name)
 
     async def _copy(self, digest: Digest) -> None:
         async with self._holder.store.open_read(digest) as chunks:

@@ -38,7 +38,7 @@ class Peer:
 
     def __init__(self, name: str, script: Script | None = None) -> None:
         self.name = name
-        self.node_id = f"{name}-id"
+        self.node_id = ""  # until it has answered
         self.store = ScriptedStore(name, script)
         self.wrong: list[Digest] = []
         self.asked_as: list[hops.Hops] = []
@@ -46,6 +46,7 @@ class Peer:
 
         async def noted(digests: Collection[Digest]) -> set[Digest]:
             self.asked_as.append(hops.current())
+            self.node_id = f"{name}-id"
             return await find_missing(digests)
 
         self.store.find_missing = noted  # type: ignore[method-assign]
