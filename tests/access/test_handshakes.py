@@ -42,7 +42,7 @@ def site(tmp_path: Path) -> Iterator[Site]:
 
 def connected(site: Site) -> socket.socket:
     host, _, port = page.local(site.node).rpartition(":")
-    return socket.create_connection((host, int(port)), timeout=30)
+    return socket.create_connection((host, int(port)), timeout=60)
 
 
 def seconds_to_serve(site: Site) -> float:

@@ -173,7 +173,7 @@ class Site:
                 stub, request = client.cas.BatchUpdateBlobs, reapi.BatchUpdateBlobsRequest()
             else:
                 stub, request = client.cas.FindMissingBlobs, reapi.FindMissingBlobsRequest()
-            return outcome(lambda: stub(request, metadata=headers, timeout=10))
+            return outcome(lambda: stub(request, metadata=headers, timeout=60))
 
 
 @pytest.fixture
@@ -202,7 +202,7 @@ def test_a16_health_is_answered_behind_a_proxy_unless_what_it_sends_is_no_good(s
             ((stranger,), DENIED),
             ((shown, shown), UNAUTHENTICATED),
         ):
-            assert outcome(lambda: check(b"", metadata=headers, timeout=10)) is wanted  # noqa: B023
+            assert outcome(lambda: check(b"", metadata=headers, timeout=60)) is wanted  # noqa: B023
 
 
 def test_the_same_header_from_elsewhere_counts_for_nothing(site: Site) -> None:
@@ -253,7 +253,7 @@ def test_a_secret_that_is_replaced_counts_from_the_next_call_on(site: Site) -> N
             with Client(node.address) as client:
                 request = reapi.BatchUpdateBlobsRequest()
                 stub = client.cas.BatchUpdateBlobs
-                return outcome(lambda: stub(request, metadata=headers, timeout=10))
+                return outcome(lambda: stub(request, metadata=headers, timeout=60))
 
         assert site.ask(node, site.alice) is UNAUTHENTICATED
         assert ask(SECRET) is OK
@@ -274,4 +274,4 @@ def test_two_certificates_in_the_header_are_a_clear_error(site: Site) -> None:
         for value, code in ((both, UNAUTHENTICATED), (broken, DENIED)):
             shown = [(HEADER, value)]
             stub = client.cas.BatchUpdateBlobs
-            assert outcome(lambda: stub(request, metadata=shown, timeout=10)) is code  # noqa: B023
+            assert outcome(lambda: stub(request, metadata=shown, timeout=60)) is code  # noqa: B023

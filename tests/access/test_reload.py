@@ -49,7 +49,7 @@ def site(tmp_path: Path) -> Iterator[Site]:
 
 def certificate_shown(node: Node) -> bytes:
     host, _, port = page.local(node).partition(":")
-    return ssl.get_server_certificate((host, int(port)), timeout=10).encode()
+    return ssl.get_server_certificate((host, int(port)), timeout=60).encode()
 
 
 def test_a06_a_lone_leaf_of_an_authority_is_let_in_and_its_sisters_are_not(tmp_path: Path) -> None:

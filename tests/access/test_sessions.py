@@ -49,7 +49,7 @@ class Caller:
     def call(self) -> str:
         """Return the grpc-status of a call on a new connection."""
         with (
-            socket.create_connection(("localhost", self._port), timeout=10) as plain,
+            socket.create_connection(("localhost", self._port), timeout=60) as plain,
             self._context.wrap_socket(
                 plain, server_hostname="localhost", session=self._session
             ) as tls,
@@ -112,7 +112,7 @@ def test_a13_a_client_that_renegotiates_is_cut_off_and_nobody_else(tmp_path: Pat
         command += ["-alpn", "h2", "-cert", str(site.alice.certificate)]
         command += ["-key", str(site.alice.key), "-CAfile", str(site.trusted)]
         ended = subprocess.run(  # a line with R alone asks for a handshake
-            command, input=b"R\n", capture_output=True, timeout=30, check=False
+            command, input=b"R\n", capture_output=True, timeout=60, check=False
         )
         said = (ended.stdout + ended.stderr).decode(errors="replace")
         assert "RENEGOTIATING" in said

@@ -203,7 +203,7 @@ def seconds_after_signing(node: Node, me: Files) -> float:
     context.set_alpn_protocols(["h2"])
     host, _, port = node.address.rpartition(":")
     with (
-        socket.create_connection((host, int(port)), timeout=30) as raw,
+        socket.create_connection((host, int(port)), timeout=60) as raw,
         context.wrap_socket(raw, server_hostname="localhost") as tls,
     ):
         began_s = _clock.monotonic_s()

@@ -41,7 +41,7 @@ def data_dir(tmp_path: Path) -> Path:
 def check_health(address: str) -> int:
     with grpc.insecure_channel(address) as channel:
         stub = health_pb2_grpc.HealthStub(channel)
-        status: int = stub.Check(health_pb2.HealthCheckRequest(), timeout=20).status
+        status: int = stub.Check(health_pb2.HealthCheckRequest(), timeout=60).status
         return status
 
 
@@ -77,7 +77,7 @@ def test_every_service_is_described_by_reflection(data_dir: Path) -> None:
     with serve(data_dir) as node, grpc.insecure_channel(node.address) as channel:
         stub = reflection_pb2_grpc.ServerReflectionStub(channel)
         request = reflection_pb2.ServerReflectionRequest(list_services="")
-        (answer,) = stub.ServerReflectionInfo(iter([request]), timeout=20)
+        (answer,) = stub.ServerReflectionInfo(iter([request]), timeout=60)
         assert {s.name for s in answer.list_services_response.service} >= SERVED
 
 
@@ -87,7 +87,7 @@ import sys, grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 with grpc.insecure_channel(sys.argv[1]) as channel:
     stub = health_pb2_grpc.HealthStub(channel)
-    print(stub.Check(health_pb2.HealthCheckRequest(), timeout=20).status)
+    print(stub.Check(health_pb2.HealthCheckRequest(), timeout=60).status)
 """
 
 
@@ -124,7 +124,7 @@ def test_tls(tmp_path: Path, data_dir: Path) -> None:
         trusted = grpc.ssl_channel_credentials(files.certificate.read_bytes())
         with grpc.secure_channel(node.address, trusted) as channel:
             stub = health_pb2_grpc.HealthStub(channel)
-            answer = stub.Check(health_pb2.HealthCheckRequest(), timeout=20)
+            answer = stub.Check(health_pb2.HealthCheckRequest(), timeout=60)
             assert answer.status == health_pb2.HealthCheckResponse.SERVING
         wait_until(lambda: "grpcs://" in node.log, "the hints")
 
@@ -194,7 +194,7 @@ def test_o03_a_second_signal_ends_at_once(data_dir: Path) -> None:
         assert node.wait_exit() == 128 + signal.SIGTERM
         silent.set()
         # The stubs forget that it takes one.
-        assert held.exception(timeout=20)  # type: ignore[call-arg]
+        assert held.exception(timeout=60)  # type: ignore[call-arg]
 
 
 def test_o01_those_who_watch_health_hear_of_the_end_and_do_not_delay_it(data_dir: Path) -> None:
@@ -268,7 +268,7 @@ def test_o19_a_standard_error_that_nobody_reads_does_not_stop_it(data_dir: Path)
                         "/build.bazel.remote.execution.v2.Capabilities/GetCapabilities", None, None
                     )
                     for _ in range(50):
-                        ask(b"", timeout=20)
+                        ask(b"", timeout=60)
         finally:
             process.send_signal(signal.SIGTERM)
             code = process.wait(30)
@@ -354,11 +354,11 @@ def test_the_old_command_serves_all_addresses(tmp_path: Path, data_dir: Path) ->
             trusted = grpc.ssl_channel_credentials(files.certificate.read_bytes())
             with grpc.secure_channel(f"localhost:{port}", trusted) as channel:
                 stub = health_pb2_grpc.HealthStub(channel)
-                answer = stub.Check(health_pb2.HealthCheckRequest(), timeout=20)
+                answer = stub.Check(health_pb2.HealthCheckRequest(), timeout=60)
                 assert answer.status == health_pb2.HealthCheckResponse.SERVING
         finally:
             process.send_signal(signal.SIGTERM)
-            _, log = process.communicate(timeout=30)
+            _, log = process.communicate(timeout=60)
     assert process.returncode == 0
     assert '"event": "anyone_may_push"' in log
 
@@ -376,7 +376,7 @@ def test_w43_handshakes_that_fail_do_not_fill_the_log(tmp_path: Path, data_dir: 
             b"\x16\x03",
         ):
             for _ in range(20):
-                with socket.create_connection((host, int(port)), timeout=20) as raw:
+                with socket.create_connection((host, int(port)), timeout=60) as raw:
                     raw.sendall(rubbish)
         assert node.http_get("/readyz")[0] == 200
         wait_until(lambda: len(node.log) > len(before), "what gRPC said of them, as a line")

@@ -40,12 +40,12 @@ def push_all(client: Client, digest: Digest) -> None:
     client.push_blob("urn:x", digest)
     client.update_action_result(ACTION, action_result([("out", digest)]))
     update = references.UpdateReferenceRequest(keys=["p/e/k"], digest=digest_message(digest))
-    _references(client).UpdateReference(update, timeout=10)
+    _references(client).UpdateReference(update, timeout=60)
 
 
 def reference(client: Client) -> grpc.StatusCode:
     ask = references.GetReferenceRequest(key="p/e/k")
-    return outcome(lambda: _references(client).GetReference(ask, timeout=10))
+    return outcome(lambda: _references(client).GetReference(ask, timeout=60))
 
 
 def test_entries_are_served_without_what_they_name(node: Node) -> None:
@@ -86,7 +86,7 @@ def test_outputs_that_could_be_put_into_a_result_are_left_out(node: Node) -> Non
         request = reapi.GetActionResultRequest(
             action_digest=digest_message(ACTION), inline_stdout=True, inline_output_files=["out"]
         )
-        assert not client.actions.GetActionResult(request, timeout=10).stdout_raw
+        assert not client.actions.GetActionResult(request, timeout=60).stdout_raw
 
 
 def test_names_are_pulled_from_an_index_without_its_blobs(node: Node, tmp_path: Path) -> None:

@@ -98,7 +98,7 @@ async def test_a_check_sends_what_is_lost_to_its_old_place(tmp_path: Path) -> No
 
 def lose(node: Node, digest: Digest) -> None:
     """Have a running node forget a blob, as eviction does."""
-    with sqlite3.connect(node.data_dir / "catalogue.sqlite", timeout=10) as connection:
+    with sqlite3.connect(node.data_dir / "catalogue.sqlite", timeout=60) as connection:
         key = key_of(digest)
         connection.execute(
             "DELETE FROM small WHERE seq = (SELECT seq FROM blob WHERE key=?)", (key,)

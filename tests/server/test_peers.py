@@ -89,7 +89,7 @@ async def test_a_write_is_not_held_back_for_longer_than_the_listener_says(tmp_pa
 
 
 def scrape(address: str | None) -> str:
-    with urllib.request.urlopen(f"http://{address}/metrics", timeout=10) as answer:
+    with urllib.request.urlopen(f"http://{address}/metrics", timeout=60) as answer:
         return str(answer.read().decode())
 
 

@@ -49,7 +49,7 @@ def attached(
         yield tracer
     finally:
         tracer.send_signal(signal.SIGINT)
-        _, errors = tracer.communicate(timeout=20)
+        _, errors = tracer.communicate(timeout=60)
         assert b"invalid" not in errors, errors
 
 

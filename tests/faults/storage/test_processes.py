@@ -176,7 +176,7 @@ def test_s34_a_sqlite_that_can_corrupt_a_shared_wal_is_refused(data_dir: Path) -
         [sys.executable, "-c", program, "serve", *settings],
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=60,
         check=False,
     )
     assert done.returncode != 0

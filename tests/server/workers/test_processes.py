@@ -130,7 +130,7 @@ def test_a_running_upload_is_finished_before_all_end(node: CrewNode, clients: Co
         wait_until(lambda: len(node.events("draining")) == 2, "both to drain")
         yield from rest
 
-    assert client.bytestream.Write(slowly(), timeout=20).committed_size == len(BLOB)
+    assert client.bytestream.Write(slowly(), timeout=60).committed_size == len(BLOB)
     assert node.wait_exit() == 0
 
 
@@ -139,7 +139,7 @@ def test_what_a_client_hears_of_its_upload_never_falls(shared: CrewNode, clients
     first, second = on_each_worker(shared, clients)
     name = first.upload_name(digest_of(blob))
     broken = list(write_requests(name, blob, chunk_bytes=50_000))[:2]
-    assert outcome(lambda: first.bytestream.Write(iter(broken), timeout=20)) is not (
+    assert outcome(lambda: first.bytestream.Write(iter(broken), timeout=60)) is not (
         grpc.StatusCode.OK
     )
     assert [client.write_status(name) for client in (first, second, first)] == [(0, False)] * 3
@@ -231,7 +231,7 @@ def test_the_worker_command_alone_says_what_to_do_instead() -> None:
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=60,
         check=False,
     )
     assert done.returncode == 3
