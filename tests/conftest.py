@@ -52,7 +52,6 @@ _ON_DISK = tuple(
 )
 _FREE_BYTES = 4 * 2**30  # for the tests of several processes
 _PROCESSES_MAX = 8  # of a test run: nodes and build clients need memory, too
-_PROXIES = ("http_proxy", "https_proxy", "grpc_proxy", "all_proxy", "no_proxy")
 _NAMED_MAX = 80  # characters or bytes of a parameter that names its test
 
 
@@ -140,9 +139,6 @@ def _logs_as_they_were() -> Iterator[None]:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[_LEFT_OUT] = Counter()
-    for name in _PROXIES:  # nothing here goes through one, unless a test says so
-        os.environ.pop(name, None)
-        os.environ.pop(name.upper(), None)
     if SHAKING in os.environ:
         from tests.support import shaking
 

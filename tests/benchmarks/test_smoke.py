@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 
-pytestmark = pytest.mark.timeout(400)
+pytestmark = pytest.mark.timeout(1000)
 
 
 def quick(server: str, *rows: str) -> dict[str, Any]:
     command = [sys.executable, "-m", "benchmarks", "--quick", "--json"]
     command += [part for name in server.split() for part in ("--server", name)]
     command += [part for row in rows for part in ("--only", row)]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=900, check=False)
     assert ended.returncode == 0, ended.stderr
     found: dict[str, Any] = json.loads(ended.stdout)
     return found
