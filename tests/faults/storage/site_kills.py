@@ -27,6 +27,7 @@ LOADED_MAX_S = 0.4
 # The bucket or the database is away for seconds: a node says so, and the worker goes on.
 _REFUSALS = frozenset({grpc.StatusCode.UNAVAILABLE})
 _LARGE_BYTES = 9 * 2**20  # two parts
+_ASKED_AT_ONCE = 50_000  # digests; 80 bytes each, and a message has 8 MiB at most
 
 
 @dataclass
@@ -107,7 +108,8 @@ def _judge(one: Node, other: Node, oracle: Oracle, verified: int) -> int:
 def _missing(client: Client, known: list[Digest]) -> tuple[set[Digest]] | None:
     """Return which blobs are missing; None: the node does not know now, as the machine is busy."""
     try:
-        return (client.find_missing(known),)
+        parts = [known[n : n + _ASKED_AT_ONCE] for n in range(0, len(known), _ASKED_AT_ONCE)]
+        return (set().union(*map(client.find_missing, parts)),)
     except grpc.RpcError as error:
         if error.code() in _REFUSALS:
             return None
