@@ -9,18 +9,14 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from functools import partial
+from typing import Generic
 
-from federation.config.types import share_of
 from federation.core.digest import Digest
 from federation.core.pins import ClosureWalk, FetchBlobs, KeptState
 from federation.core.store import Chunks, NextBytes, Readable
 from federation.core.uses import Peek
-from federation.storage.catalogue import entries, keepings
 from federation.storage.catalogue.blobs import key_of
-from federation.storage.catalogue.keepings import Keeping
-from federation.storage.catalogue.transaction import Transaction
-from federation.storage.context import StorageContext
+from federation.storage.pin_tables import E, Keeping, Keepings
 
 _KEPT_AT_ONCE = 500  # blobs in one transaction, so that uploads do not wait long for the write lock
 _MISSING_MAX = 10_000  # of one entry; more are not counted
@@ -30,23 +26,18 @@ class _TooMuch(Exception):
     """Pins would take more than they may."""
 
 
-def max_pinned_bytes(core: StorageContext) -> int:
-    """Return how many bytes of the quota pins may keep now."""
-    return share_of(core.settings.pins_max, core.space.quota_bytes)
-
-
-class PinWalker:
+class PinWalker(Generic[E]):
     """Walks for one storage."""
 
     def __init__(
         self,
-        core: StorageContext,
+        keepings: Keepings[E],
         store: Readable,
         walk: ClosureWalk,
         fetch: FetchBlobs | None = None,
     ) -> None:
         """fetch: brings missing blobs; None: they stay missing."""
-        self._core = core
+        self._keepings = keepings
         self._store = Peek(store)
         self._walk = walk
         self._fetch = fetch
@@ -54,83 +45,70 @@ class PinWalker:
     def __repr__(self) -> str:
         return f"<PinWalker in {self._store!r}>"
 
-    async def keep(self, pin_id: int, entry_id: int) -> KeptState | None:
+    async def keep(self, pin_id: int, entry: E) -> KeptState | None:
         """Keep an entry as it is now; return what became of it, None if it or the pin is gone.
 
         What is kept already costs look-ups alone. Raises SourceUnavailable, StorageFull,
         StorageFailed.
         """
-        core = self._core
-        most = max_pinned_bytes(core)
+        most = self._keepings.max_bytes()
         # A look first: most entries that are met again are kept already, and need no transaction.
-        keeping, does_fit = await core.pool.query(keepings.known, pin_id, entry_id), True
+        keeping, does_fit = await self._keepings.known(pin_id, entry), True
         if keeping is None:
-            keeping, does_fit = await core.writer.submit(partial(_begin, pin_id, entry_id, most))
+            keeping, does_fit = await self._keepings.begin(pin_id, entry, most)
         if keeping is None:
             return None
-        store = _KeepingStore(core, self._store, keeping, self._fetch, most)
+        store = _KeepingStore(self._keepings, self._store, keeping, self._fetch, most)
         is_walked = False
         if does_fit:
             try:
-                is_walked = await self._walk_entry(store, keeping.entry_id)
+                is_walked = await self._walk_entry(store, entry)
             except _TooMuch:
                 does_fit = False
         if not does_fit:
-            await core.writer.submit(lambda tx: keepings.leave_out(tx, keeping))
+            await self._keepings.leave_out(keeping)
             return KeptState.LEFT_OUT
         return await self._settle(keeping, len(store.missing), is_walked=is_walked)
 
     async def keep_blob(self, pin_id: int, digest: Digest) -> KeptState | None:
         """Keep one blob; return what became of it, None if the pin is gone. Raises as keep()."""
-        core = self._core
-        most = max_pinned_bytes(core)
-        keeping = await core.writer.submit(lambda tx: keepings.begin(tx, pin_id, 0))
+        most = self._keepings.max_bytes()
+        keeping, _ = await self._keepings.begin(pin_id, None, most)
         if keeping is None:
             return None
-        store = _KeepingStore(core, self._store, keeping, self._fetch, most)
+        store = _KeepingStore(self._keepings, self._store, keeping, self._fetch, most)
         try:
             await store.find_missing([digest])
         except _TooMuch:
-            await core.writer.submit(lambda tx: keepings.leave_out(tx, keeping))
+            await self._keepings.leave_out(keeping)
             return KeptState.LEFT_OUT
         return await self._settle(keeping, len(store.missing), is_walked=True)
 
-    async def _walk_entry(self, store: _KeepingStore, entry_id: int) -> bool:
-        entry = await self._core.pool.query(entries.by_id, entry_id)
+    async def _walk_entry(self, store: _KeepingStore[E], named: E) -> bool:
+        entry = await self._keepings.entry(named)
         return entry is not None and await self._walk(store, entry)
 
-    async def _settle(self, keeping: Keeping, missing: int, *, is_walked: bool) -> KeptState:
+    async def _settle(self, keeping: Keeping[E], missing: int, *, is_walked: bool) -> KeptState:
         is_whole = is_walked and not missing
         state = KeptState.WHOLE if is_whole else KeptState.INCOMPLETE
         # Nothing changes for most entries that are looked at again, so nothing is written.
         if not is_whole or keeping.state is not state:
-            await self._core.writer.submit(
-                lambda tx: keepings.settle(tx, keeping, missing, is_whole=is_whole)
-            )
+            await self._keepings.settle(keeping, missing, is_whole=is_whole)
         return state
 
 
-def _begin(
-    pin_id: int, entry_id: int, max_bytes: int, transaction: Transaction
-) -> tuple[Keeping | None, bool]:
-    """Return what keeps the entry now, and whether pins may take so much."""
-    keeping = keepings.begin(transaction, pin_id, entry_id)
-    does_fit = keeping is None or keepings.keep_entry(transaction, keeping, max_bytes)
-    return keeping, does_fit
-
-
-class _KeepingStore:
+class _KeepingStore(Generic[E]):
     """See federation.core.store.Readable, and the module's docstring."""
 
     def __init__(
         self,
-        core: StorageContext,
+        keepings: Keepings[E],
         store: Readable,
-        keeping: Keeping,
+        keeping: Keeping[E],
         fetch: FetchBlobs | None,
         max_bytes: int,
     ) -> None:
-        self._core = core
+        self._keepings = keepings
         self._store = store
         self._keeping = keeping
         self._fetch = fetch
@@ -140,22 +118,15 @@ class _KeepingStore:
     async def find_missing(self, digests: Collection[Digest]) -> set[Digest]:
         """Keep what is here of these; return none. Raises _TooMuch."""
         keys = {key_of(digest): digest for digest in digests if not digest.is_empty}
-        free, missing = await self._core.pool.query(keepings.look, list(keys))
+        free, missing = await self._keepings.look(list(keys))
         if missing and self._fetch is not None:
             # Looked up again: what came is kept now, and is leased until then.
             await self._fetch([keys[key] for key in missing])
-            free, missing = await self._core.pool.query(keepings.look, list(keys))
+            free, missing = await self._keepings.look(list(keys))
         self._note_missing(missing)
         for at in range(0, len(free), _KEPT_AT_ONCE):
             part = free[at : at + _KEPT_AT_ONCE]
-            now = await self._core.writer.submit(
-                partial(
-                    keepings.keep,
-                    keeping_id=self._keeping.id,
-                    keys=part,
-                    max_bytes=self._max_bytes,
-                )
-            )
+            now = await self._keepings.keep(self._keeping, part, self._max_bytes)
             if not now.does_fit:
                 raise _TooMuch
             self._note_missing(now.missing)

@@ -18,8 +18,9 @@ from federation.storage.catalogue import change_log, entries, parked, peer_recor
 from federation.storage.catalogue.schema import UNREADABLE
 from federation.storage.catalogue.transaction import Transaction, read_totals
 from federation.storage.context import StorageContext
+from federation.storage.directory_pins import DirectoryKeepings, DirectoryPins
 from federation.storage.file_role import FileRole
-from federation.storage.pinning import CataloguePins
+from federation.storage.pinning import StoredPins
 from federation.storage.presence import find_like
 from federation.storage.purging import CataloguePurges
 
@@ -37,7 +38,7 @@ class CatalogueLog:
         self._log_epoch = log_epoch
         self._role = FileRole(core.directory.replication_lock)
         self.purges = CataloguePurges(core)
-        self.pins = CataloguePins(core)
+        self.pins = StoredPins(DirectoryPins(core), DirectoryKeepings(core), core.clock)
         self._acknowledged = Acknowledgements(core.epoch, self.peers, core.clock)
 
     def __repr__(self) -> str:

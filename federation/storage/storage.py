@@ -126,9 +126,9 @@ class Storage:
         """See NodeStorage."""
         self.maintenance.pin_keeper.walker = self.pin_walker(walk, fetch)
 
-    def pin_walker(self, walk: ClosureWalk, fetch: FetchBlobs | None = None) -> PinWalker:
+    def pin_walker(self, walk: ClosureWalk, fetch: FetchBlobs | None = None) -> PinWalker[int]:
         """Return what keeps the entries that a pin matches."""
-        return PinWalker(self._core, self, walk, fetch)
+        return PinWalker(self.ledger.pins.keepings, self, walk, fetch)
 
     def announce(self, **facts: Any) -> None:
         """Publish facts about this process, such as its addresses (run/ID.json)."""

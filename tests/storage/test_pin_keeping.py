@@ -15,6 +15,7 @@ from federation.core.index import Stamp
 from federation.core.pins import PinKind, PinTarget
 from federation.core.store import SMALL_BLOB_BYTES
 from federation.storage.catalogue import change_log, pins
+from federation.storage.catalogue.transaction import Transaction
 from federation.storage.storage import Storage
 from tests.replication.here import asset_of
 from tests.storage.conftest import put
@@ -185,3 +186,23 @@ async def test_entries_are_kept_as_far_as_they_can_be_read(storage: Storage) -> 
     assert (found.entries, found.incomplete, found.missing, found.blobs) == (2, 2, 2, 4)
     await evict_all(storage)
     assert await held(storage, [text, *whole]) == [text, *whole]
+
+
+async def test_what_a_pin_kept_ends_in_small_steps_once_it_is_removed(storage: Storage) -> None:
+    """A pin may keep a million entries, and uploads wait for each transaction."""
+    await pin(storage)
+    connection = storage.core.pool.connection()
+
+    def fill(transaction: Transaction) -> None:
+        transaction.connection.executemany(
+            "INSERT INTO keeping (pin, entry, seq) SELECT id, ?1, ?1 FROM pin",
+            [(at,) for at in range(1, 2502)],
+        )
+
+    await storage.core.writer.submit(fill)
+    ended = "SELECT count(*) FROM keeping WHERE pin IS NULL"
+    await storage.ledger.pins.unpin([MAIN], "bob")
+    found: list[int] = []
+    while await storage.ledger.pins.keepings.end_some():
+        found += connection.execute(ended).fetchone() or ()
+    assert found == [1000, 2000, 2501]

@@ -80,7 +80,8 @@ async def settle(
 
     meanwhile: happens once, before it looks what the first entry names.
     """
-    keeper, walk = PinKeeper(storage.core), pin_walk(LimitsConfig())
+    pins, walk = storage.ledger.pins, pin_walk(LimitsConfig())
+    keeper = PinKeeper(pins.records, pins.keepings, storage.core.clock)
     left = [meanwhile] if meanwhile else []
 
     async def interrupted(store: Readable, entry: Entry) -> bool:

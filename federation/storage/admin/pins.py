@@ -15,7 +15,7 @@ from federation.core.clock import SystemClock
 from federation.core.pins import ClosureWalk, Pin, PinReport, PinsReport, PinTarget
 from federation.storage.admin.common import existing, joined, reading, room_of
 from federation.storage.catalogue import keepings, pins
-from federation.storage.pinning import report_of
+from federation.storage.pin_tables import facts_of_pins, reports_of
 
 
 def pin(data_dir: Path, settings: model.StorageConfig, wanted: Pin, walk: ClosureWalk) -> PinReport:
@@ -46,17 +46,12 @@ def list_pins(data_dir: Path, settings: model.StorageConfig) -> PinsReport:
     with reading(directory) as connection:
         quota_bytes = room_of(directory, settings, connection).marks.quota_bytes
         most = share_of(settings.pins_max, quota_bytes)
-        return report_of(connection, SystemClock().wall_s(), most)
+        live, kept = pins.live(connection, SystemClock().wall_s()), keepings.totals(connection)
+        return PinsReport(reports_of(live, kept), keepings.total_bytes(connection), most)
 
 
 def pin_facts(connection: apsw.Connection, max_bytes: int) -> dict[str, Any]:
     """Return the sums that `federation status` shows."""
+    live = pins.live(connection, SystemClock().wall_s())
     kept = keepings.totals(connection)
-    return {
-        "pins": sum(not row.is_trial for row in pins.live(connection, SystemClock().wall_s())),
-        "bytes": keepings.total_bytes(connection),
-        "max-bytes": max_bytes,
-        "entries": kept.entries,
-        "incomplete-entries": kept.incomplete,
-        "entries-left-out": kept.left_out,
-    }
+    return facts_of_pins(live, kept, keepings.total_bytes(connection), max_bytes)

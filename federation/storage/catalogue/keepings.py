@@ -8,57 +8,39 @@ one row, whatever it keeps, and eviction finds in the row itself that a blob is 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import apsw
 
 from federation.core.pins import KeptState
 from federation.storage.catalogue import footprint
 from federation.storage.catalogue.transaction import Transaction, get_meta, set_meta
+from federation.storage.pin_tables import (
+    PUT_OFF_MS,
+    RETURN_MS,
+    Keeping,
+    KeptNow,
+    KeptTotal,
+    left_out_for_ms,
+    retry_after_ms,
+)
 
 _BYTES = "kept_bytes"  # name in the table meta: of the quota, of all keepings
-_RETRY_FIRST_MS, _RETRY_MAX_MS = 60_000, 3_600_000
-_LEFT_OUT_MAX_MS = 86_400_000
-_RETURN_MS = 86_400_000  # after an entry was replaced, what its former value named is kept so long
-_IS_ENDED = "NOT EXISTS (SELECT 1 FROM keeping WHERE id = blob.kept AND pin IS NOT NULL)"
+# The pin of a keeping may have been removed, and its keepings be ended later, in small steps.
+_IN_FORCE = (
+    "EXISTS (SELECT 1 FROM keeping AS k JOIN pin ON pin.id = k.pin AND pin.removed = 0 "
+    "WHERE k.id = {}.kept)"
+)
+_IS_ENDED = "NOT " + _IN_FORCE.format("blob")
 _LOOK = (
     f"SELECT key, {footprint.COST}, kept, kept > 0 AND {_IS_ENDED} "  # noqa: S608 - constants
     "FROM carray(?) AS wanted CROSS JOIN blob ON key = wanted.value"
 )
 _SUMS = (
-    "SELECT ifnull(sum(entry > 0 AND state < 2), 0), ifnull(sum(blobs), 0), ifnull(sum(bytes), 0), "
-    "ifnull(sum(state = 1), 0), ifnull(sum(missing), 0), ifnull(sum(state = 2), 0) "
-    "FROM keeping WHERE pin"
+    "SELECT pin, ifnull(sum(entry > 0 AND state < 2), 0), ifnull(sum(blobs), 0), "
+    "ifnull(sum(bytes), 0), ifnull(sum(state = 1), 0), ifnull(sum(missing), 0), "
+    "ifnull(sum(state = 2), 0) FROM keeping WHERE pin {} GROUP BY pin"
 )
-
-
-class Keeping(NamedTuple):
-    """A row of the table keeping that belongs to a pin."""
-
-    id: int
-    pin_id: int
-    entry_id: int  # 0: it keeps a blob
-    seq: int  # of the entry's value
-    tries: int
-    state: int = KeptState.INCOMPLETE
-
-
-class KeptNow(NamedTuple):
-    """What became of some blobs; does_fit False: pins would take too much, nothing was kept."""
-
-    does_fit: bool
-    missing: list[bytes]
-
-
-class KeptTotal(NamedTuple):
-    """The sums over keepings."""
-
-    entries: int = 0
-    blobs: int = 0
-    size_bytes: int = 0
-    incomplete: int = 0
-    missing: int = 0
-    left_out: int = 0
 
 
 def total_bytes(connection: apsw.Connection) -> int:
@@ -87,7 +69,7 @@ def add_to_total(transaction: Transaction, size_bytes: int) -> None:
     set_meta(transaction, _BYTES, max(0, total_bytes(transaction.connection) + size_bytes))
 
 
-def begin(transaction: Transaction, pin_id: int, entry_id: int) -> Keeping | None:
+def begin(transaction: Transaction, pin_id: int, entry_id: int) -> Keeping[int] | None:
     """Return what keeps the present value of an entry for a pin; None: one of the two is gone.
 
     An earlier value's keeping ends. entry_id 0: of a pinned blob.
@@ -101,13 +83,14 @@ def begin(transaction: Transaction, pin_id: int, entry_id: int) -> Keeping | Non
     rows: Any = connection.execute(
         "SELECT id, seq, tries FROM keeping WHERE pin = ? AND entry = ?", (pin_id, entry_id)
     ).fetchall()
-    same = [Keeping(n, pin_id, entry_id, seq, tries) for n, seq, tries in rows if (seq,) == row]
+    named = entry_id or None
+    same = [Keeping(n, pin_id, named, seq, tries) for n, seq, tries in rows if (seq,) == row]
     # Not given back at once: the entry may get its former value back, and clients may still use it.
     earlier = [keeping_id for keeping_id, seq, _ in rows if (seq,) != row]
-    _end(transaction, earlier, due_ms=transaction.now_ms + _RETURN_MS)
+    _end(transaction, earlier, due_ms=transaction.now_ms + RETURN_MS)
     if row is None or same:
         return same[0] if same else None
-    return Keeping(new_row(connection, pin_id, entry_id, row[0]), pin_id, entry_id, row[0], 0)
+    return Keeping(new_row(connection, pin_id, entry_id, row[0]), pin_id, named, row[0], 0)
 
 
 def new_row(connection: apsw.Connection, pin_id: int | None, entry_id: int, seq: int) -> int:
@@ -125,31 +108,32 @@ def _is_in_force(connection: apsw.Connection, pin_id: int) -> bool:
 
 def _has_pin(connection: apsw.Connection, keeping_id: int) -> bool:
     row = connection.execute(
-        "SELECT 1 FROM keeping WHERE id = ? AND pin IS NOT NULL", (keeping_id,)
+        "SELECT 1 FROM keeping JOIN pin ON pin.id = keeping.pin AND pin.removed = 0 "
+        "WHERE keeping.id = ?",
+        (keeping_id,),
     ).fetchone()
     return row is not None
 
 
-def known(connection: apsw.Connection, pin_id: int, entry_id: int) -> Keeping | None:
+def known(connection: apsw.Connection, pin_id: int, entry_id: int) -> Keeping[int] | None:
     """Return what keeps the present value of an entry, which is kept itself; None: nothing does."""
     row: Any = connection.execute(
-        "SELECT keeping.id, pin, entry, keeping.seq, tries, state "
+        "SELECT keeping.id, keeping.pin, entry, keeping.seq, tries, state "  # noqa: S608
         "FROM keeping JOIN entry ON entry.id = keeping.entry AND entry.seq = keeping.seq "
-        "WHERE pin = ? AND entry = ? AND state < 2 "
-        "AND EXISTS (SELECT 1 FROM keeping AS k WHERE k.id = entry.kept AND k.pin IS NOT NULL)",
+        "WHERE keeping.pin = ? AND entry = ? AND state < 2 "
+        f"AND {_IN_FORCE.format('entry')}",
         (pin_id, entry_id),
     ).fetchone()
-    return None if row is None else Keeping._make(row)
+    return None if row is None else Keeping[int]._make(row)
 
 
-def keep_entry(transaction: Transaction, keeping: Keeping, max_bytes: int) -> bool:
+def keep_entry(transaction: Transaction, keeping: Keeping[int], max_bytes: int) -> bool:
     """Keep the entry itself; return False if pins would take more than max_bytes."""
     connection = transaction.connection
     row: Any = connection.execute(
         f"SELECT kept, {footprint.ENTRY_SIZE}, "  # noqa: S608 - constants
-        "EXISTS (SELECT 1 FROM keeping WHERE id = entry.kept AND pin IS NOT NULL) "
-        "FROM entry WHERE id = ?",
-        (keeping.entry_id,),
+        f"{_IN_FORCE.format('entry')} FROM entry WHERE id = ?",
+        (keeping.entry,),
     ).fetchone()
     # Gone, or another pin keeps it already: one owner is enough.
     if row is None or row[2]:
@@ -160,7 +144,7 @@ def keep_entry(transaction: Transaction, keeping: Keeping, max_bytes: int) -> bo
         return False
     if kept:
         add(transaction, kept, -cost, 0)
-    connection.execute("UPDATE entry SET kept = ? WHERE id = ?", (keeping.id, keeping.entry_id))
+    connection.execute("UPDATE entry SET kept = ? WHERE id = ?", (keeping.id, keeping.entry))
     add(transaction, keeping.id, cost, 0)
     return True
 
@@ -202,9 +186,11 @@ def keep(
     return KeptNow(True, missing)
 
 
-def settle(transaction: Transaction, keeping: Keeping, missing: int, *, is_whole: bool) -> None:
+def settle(
+    transaction: Transaction, keeping: Keeping[int], missing: int, *, is_whole: bool
+) -> None:
     """Note the result of a walk; what is incomplete is due again, ever more rarely."""
-    wait_ms = min(_RETRY_MAX_MS, _RETRY_FIRST_MS << min(keeping.tries, 10))
+    wait_ms = retry_after_ms(keeping.tries)
     state = KeptState.WHOLE if is_whole else KeptState.INCOMPLETE
     transaction.connection.execute(
         "UPDATE keeping SET state = ?2, missing = ?3, due = ?4, "
@@ -214,10 +200,10 @@ def settle(transaction: Transaction, keeping: Keeping, missing: int, *, is_whole
     )
 
 
-def leave_out(transaction: Transaction, keeping: Keeping) -> None:
+def leave_out(transaction: Transaction, keeping: Keeping[int]) -> None:
     """Note that a pin leaves an entry out; what was kept of that already is given back."""
     connection = transaction.connection
-    due_ms = transaction.now_ms + min(_LEFT_OUT_MAX_MS, _RETRY_MAX_MS << min(keeping.tries, 10))
+    due_ms = transaction.now_ms + left_out_for_ms(keeping.tries)
     row: Any = connection.execute(
         "SELECT bytes FROM keeping WHERE id = ? AND pin IS NOT NULL", (keeping.id,)
     ).fetchone()
@@ -226,7 +212,7 @@ def leave_out(transaction: Transaction, keeping: Keeping) -> None:
     # What it keeps goes with a keeping that has ended, and a new one records the refusal.
     if row[0]:
         _end(transaction, [keeping.id], due_ms=0)
-        anew = new_row(connection, keeping.pin_id, keeping.entry_id, keeping.seq)
+        anew = new_row(connection, keeping.pin_id, keeping.entry or 0, keeping.seq)
         keeping = keeping._replace(id=anew)
     connection.execute(
         "UPDATE keeping SET state = ?2, missing = 0, tries = ?3, due = ?4 WHERE id = ?1",
@@ -234,11 +220,11 @@ def leave_out(transaction: Transaction, keeping: Keeping) -> None:
     )
 
 
-def put_off(transaction: Transaction, waiting: Collection[Keeping]) -> None:
+def put_off(transaction: Transaction, waiting: Collection[Keeping[int]]) -> None:
     """Let what was left out wait, as there is no room for it."""
     transaction.connection.executemany(
         "UPDATE keeping SET due = ?2 WHERE id = ?1",
-        [(each.id, transaction.now_ms + _RETRY_MAX_MS) for each in waiting],
+        [(each.id, transaction.now_ms + PUT_OFF_MS) for each in waiting],
     )
 
 
@@ -249,10 +235,27 @@ def _end(transaction: Transaction, keeping_ids: Sequence[int], due_ms: int) -> N
     )
 
 
-def end_all(transaction: Transaction, pin_id: int) -> None:
-    """End all that a pin keeps, to be given back at once."""
+def of_removed_pin(connection: apsw.Connection) -> int | None:
+    """Return the id of a pin that is gone or removed, and has keepings still; None: there is none.
+
+    Looks once for each pin, however many keepings it has.
+    """
+    row: Any = connection.execute(
+        "WITH RECURSIVE one(pin) AS (SELECT min(pin) FROM keeping UNION ALL "
+        "SELECT (SELECT min(pin) FROM keeping WHERE pin > one.pin) FROM one "
+        "WHERE one.pin IS NOT NULL) SELECT pin FROM one WHERE pin IS NOT NULL "
+        "AND NOT EXISTS (SELECT 1 FROM pin WHERE id = one.pin AND removed = 0) LIMIT 1"
+    ).fetchone()
+    return None if row is None else int(row[0])
+
+
+def end_some(transaction: Transaction, limit: int) -> None:
+    """End up to limit keepings of a pin that was removed, to be given back at once."""
+    connection = transaction.connection
     transaction.connection.execute(
-        "UPDATE keeping SET pin = NULL, due = 0 WHERE pin = ?", (pin_id,)
+        "UPDATE keeping SET pin = NULL, due = 0 "
+        "WHERE id IN (SELECT id FROM keeping WHERE pin = ? LIMIT ?)",
+        (of_removed_pin(connection), limit),
     )
 
 
@@ -278,7 +281,7 @@ def end_of_entries(transaction: Transaction, entry_ids: Collection[int]) -> None
     """
     transaction.connection.executemany(
         "UPDATE keeping SET pin = NULL, due = ?2 WHERE entry = ?1 AND pin IS NOT NULL",
-        [(entry_id, transaction.now_ms + _RETURN_MS) for entry_id in entry_ids],
+        [(entry_id, transaction.now_ms + RETURN_MS) for entry_id in entry_ids],
     )
 
 
@@ -294,37 +297,41 @@ def keeps_entry(connection: apsw.Connection, row_id: int) -> bool:
 
 def _keeps(connection: apsw.Connection, query: str, value: bytes | int) -> bool:
     row: Any = connection.execute(
-        f"SELECT 1 FROM keeping WHERE id = ({query}) AND pin IS NOT NULL",  # noqa: S608 - constants
+        "SELECT 1 FROM keeping JOIN pin ON pin.id = keeping.pin AND pin.removed = 0 "  # noqa: S608
+        f"WHERE keeping.id = ({query})",
         (value,),
     ).fetchone()
     return row is not None
 
 
-def due(connection: apsw.Connection, now_ms: int, limit: int) -> list[Keeping]:
+def due(connection: apsw.Connection, now_ms: int, limit: int) -> list[Keeping[int]]:
     """Return what is incomplete or left out, and is to be tried again now."""
     return _of_pins(connection, "due <= ? AND state > 0", "due", (now_ms, limit))
 
 
-def after(connection: apsw.Connection, keeping_id: int, limit: int) -> list[Keeping]:
+def after(connection: apsw.Connection, keeping_id: int, limit: int) -> list[Keeping[int]]:
     """Return what pins keep, of ids above this one and in their order; not what they leave out."""
     return _of_pins(connection, "id > ? AND state < 2", "id", (keeping_id, limit))
 
 
 def _of_pins(
     connection: apsw.Connection, where: str, order: str, values: tuple[int, int]
-) -> list[Keeping]:
+) -> list[Keeping[int]]:
     rows: Any = connection.execute(
         "SELECT id, pin, entry, seq, tries, state FROM keeping "  # noqa: S608 - constants
         f"WHERE {where} AND pin IS NOT NULL ORDER BY {order} LIMIT ?",
         values,
     ).fetchall()
-    return [Keeping._make(row) for row in rows]
+    return [
+        Keeping(keeping_id, pin_id, entry_id or None, seq, tries, state)
+        for keeping_id, pin_id, entry_id, seq, tries, state in rows
+    ]
 
 
-def totals(connection: apsw.Connection, pin_id: int | None = None) -> KeptTotal:
-    """Return the sums over the keepings of one pin, or of all."""
+def totals(connection: apsw.Connection, pin_id: int | None = None) -> dict[int, KeptTotal]:
+    """Return the sums over the keepings of each pin, or of this one alone."""
     if pin_id is None:
-        row: Any = connection.execute(f"{_SUMS} IS NOT NULL").fetchone()
+        rows: Any = connection.execute(_SUMS.format("IS NOT NULL")).fetchall()
     else:
-        row = connection.execute(f"{_SUMS} = ?", (pin_id,)).fetchone()
-    return KeptTotal._make(row)
+        rows = connection.execute(_SUMS.format("= ?"), (pin_id,)).fetchall()
+    return {found: KeptTotal(*sums) for found, *sums in rows}

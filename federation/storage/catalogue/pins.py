@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import apsw
 
@@ -18,9 +18,10 @@ from federation.core.pins import (
     Pin,
     PinTarget,
 )
-from federation.storage.catalogue import instances, keepings
+from federation.storage.catalogue import instances
 from federation.storage.catalogue.schema import of_a_row
 from federation.storage.catalogue.transaction import Transaction, get_meta, set_meta
+from federation.storage.pin_tables import PinnableEntry, PinRow
 
 FOLLOWED = "pins_followed"  # in the table meta: the newest row of the change log that was looked at
 _SEQ = "pin_seq"  # name in the table meta: the number of the newest change of a record
@@ -29,36 +30,13 @@ _UPSERT = (
     "INSERT INTO pin (target, label, until, note, by, at, removed, ticks, node, seq) "
     "VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10) ON CONFLICT (target) DO UPDATE SET "
     "label = ?2, until = ?3, note = ?4, by = ?5, at = ?6, removed = ?7, ticks = ?8, node = ?9, "
-    "seq = ?10, scanned = CASE WHEN removed THEN 0 ELSE scanned END RETURNING id"
+    "seq = ?10, scanned = CASE WHEN removed THEN 0 ELSE scanned END"
 )
-_ROWS = f"SELECT id, seq, scanned, tried, {_COLUMNS} FROM pin"  # noqa: S608 - of PinRow
+_ROWS = f"SELECT id, seq, scanned, {_COLUMNS} FROM pin"  # noqa: S608 - of PinRow
 _FORGOTTEN = (
     "DELETE FROM pin WHERE removed = 1 AND (at < ?1 OR id IN "
     "(SELECT id FROM pin WHERE removed = 1 ORDER BY seq DESC LIMIT -1 OFFSET ?2))"
 )
-
-
-class PinnableEntry(NamedTuple):
-    """An index entry, as far as pins look at it."""
-
-    id: int
-    key: EntryKey
-    label: str
-
-
-class PinRow(NamedTuple):
-    """A record with what only this catalogue knows of it."""
-
-    id: int
-    seq: int | None  # None: it is being tried
-    scanned: bool  # whether all entries that were here when it was made have been looked at
-    tried_ms: int
-    pin: Pin
-
-    @property
-    def is_trial(self) -> bool:
-        """Whether a command is still finding out whether it fits."""
-        return self.seq is None
 
 
 def live(connection: apsw.Connection, wall_s: float) -> list[PinRow]:
@@ -132,8 +110,8 @@ def page(connection: apsw.Connection, after: int, limit: int) -> list[tuple[int,
 
 @of_a_row
 def _row(row: Sequence[Any]) -> PinRow:
-    pin_id, seq, scanned, tried, *columns = row
-    return PinRow(int(pin_id), seq, bool(scanned), int(tried), _pin(columns))
+    pin_id, seq, scanned, *columns = row
+    return PinRow(int(pin_id), seq, bool(scanned), _pin(columns))
 
 
 @of_a_row
@@ -143,7 +121,7 @@ def _pin(columns: Sequence[Any]) -> Pin:
     return Pin(PinTarget.parse(target), stamp, label, until_s, note, by, at_s, bool(removed))
 
 
-def candidates(connection: apsw.Connection, after: int, limit: int) -> list[PinnableEntry]:
+def candidates(connection: apsw.Connection, after: int, limit: int) -> list[PinnableEntry[int]]:
     """Return entries with row ids above this one, in their order."""
     rows: Any = connection.execute(
         f"SELECT id, kind, {instances.NAME}, name, label FROM entry "  # noqa: S608 - constants
@@ -153,7 +131,7 @@ def candidates(connection: apsw.Connection, after: int, limit: int) -> list[Pinn
     return [_candidate(row) for row in rows]
 
 
-def changed(connection: apsw.Connection, after: int, upto: int) -> list[PinnableEntry]:
+def changed(connection: apsw.Connection, after: int, upto: int) -> list[PinnableEntry[int]]:
     """Return the entries that the log has rows of, with numbers above after and at most upto."""
     rows: Any = connection.execute(
         f"SELECT entry.id, entry.kind, {instances.NAME.replace('= instance', '= entry.instance')}, "  # noqa: S608
@@ -165,15 +143,16 @@ def changed(connection: apsw.Connection, after: int, upto: int) -> list[Pinnable
 
 
 @of_a_row
-def _candidate(row: Sequence[Any]) -> PinnableEntry:
+def _candidate(row: Sequence[Any]) -> PinnableEntry[int]:
     entry_id, kind, instance, name, label = row
     return PinnableEntry(int(entry_id), EntryKey(EntryKind(kind), instance, name), label)
 
 
-def store(transaction: Transaction, pin: Pin) -> int:
-    """Store a record under the next number, and return its row id.
+def store(transaction: Transaction, pin: Pin) -> None:
+    """Store a record under the next number.
 
-    What a removed pin has kept is given back soon. Raises InvalidRequest beyond PINS_MAX.
+    What a removed pin has kept is given back soon: see keepings.end_some. Raises InvalidRequest
+    beyond PINS_MAX.
     """
     connection = transaction.connection
     # A removal always fits: it takes the place of what it removes.
@@ -182,13 +161,11 @@ def store(transaction: Transaction, pin: Pin) -> int:
         _follow_from_here(transaction)
     seq = int(get_meta(connection, _SEQ) or 0) + 1
     set_meta(transaction, _SEQ, seq)
-    row: Any = connection.execute(
+    connection.execute(
         _UPSERT, (pin.target.name, *_for_people(pin), pin.is_removed, *pin.stamp, seq)
-    ).fetchone()
+    )
     if pin.is_removed:
-        keepings.end_all(transaction, row[0])
         connection.execute(_FORGOTTEN, (transaction.wall_s - REMOVED_KEEP_S, REMOVED_MAX))
-    return int(row[0])
 
 
 def _follow_from_here(transaction: Transaction) -> None:
@@ -259,7 +236,6 @@ def drop_trial(transaction: Transaction, pin_id: int) -> None:
 
 
 def _drop(transaction: Transaction, pin_id: int) -> None:
-    keepings.end_all(transaction, pin_id)
     transaction.connection.execute("DELETE FROM pin WHERE id = ?", (pin_id,))
 
 

@@ -23,6 +23,7 @@ from federation.observability.rate_limits import Complaints
 from federation.storage.catalogue import footprint, instances
 from federation.storage.catalogue.transaction import DONE, HOLD, REQUEST, get_meta, set_meta
 from federation.storage.context import StorageContext
+from federation.storage.directory_pins import DirectoryKeepings, DirectoryPins
 from federation.storage.processes import dead_runs, remove_dead
 from federation.storage.shared_memory import FileLock
 from federation.storage.space import Reserve
@@ -59,7 +60,7 @@ class Maintenance:
         self._reserve = Reserve(core.directory, core.settings)
         self._log_trimmer = retention.LogTrimmer(core)
         self._expiry = Expiry(core)
-        self.pin_keeper = PinKeeper(core)
+        self.pin_keeper = PinKeeper(DirectoryPins(core), DirectoryKeepings(core), core.clock)
         self._background = Background()
         self._holder_tasks = Background()  # the tasks that only the holder of the lock runs
         self._next_sweep_s = self._next_trim_s = self._held_until_s = 0.0

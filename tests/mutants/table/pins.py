@@ -156,7 +156,7 @@ PINS = [
     ),
     Mutant(
         "pin-older-record-in-one-call",
-        "federation/storage/pinning.py",
+        "federation/storage/directory_pins.py",
         "        if not pins.unknown_of(transaction.connection, [each]):",
         "        if False:",
         ("tests/contracts/replication_log/test_pins.py",),
