@@ -199,8 +199,6 @@ class StorageConfig(Section):
             needed: dict[str, Any] = {**only_shared, "cache": True, "quota": self.quota}
             if missing := [name for name, value in needed.items() if value is None]:
                 raise ValueError(f"engine: shared needs {' and '.join(missing)}")
-            if self.expire_after:
-                raise ValueError("engine: shared does not support expire-after")
         elif given := [name for name, value in only_shared.items() if value is not None]:
             raise ValueError(f"{' and '.join(given)} need engine: shared")
         return self

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import apsw
 
@@ -32,13 +32,7 @@ async def without_expired(
     for so long. A peer without that rule would bring it back at every check. It is taken if a pin
     matches it, or as a value for a name that is held. Raises SourceUnavailable.
     """
-    if origin.source is not Source.PEER or not origin.unused_s or not core.settings.expire_after:
-        return received
-    expired = []
-    for entry in received:
-        most_ms = max_unused_ms(core, entry.key.instance)
-        if most_ms is not None and origin.unused_s * 1000 > most_ms:
-            expired.append(entry)
+    expired = expired_on_arrival(received, origin, lambda name: max_unused_ms(core, name))
     if not expired:
         return received
     wall_s = core.clock.wall_s()
@@ -47,6 +41,21 @@ async def without_expired(
     except UNREADABLE as error:
         raise core.catalogue_unreadable(error) from error
     return [entry for entry in received if entry not in expired or entry in wanted]
+
+
+def expired_on_arrival(
+    received: Sequence[Entry], origin: Provenance, max_unused: Callable[[str], int | None]
+) -> list[Entry]:
+    """Return those of a peer's entries that no client has used there for too long.
+
+    max_unused: see max_unused_ms; called with the name of an instance.
+    """
+    if origin.source is not Source.PEER or not origin.unused_s:
+        return []
+    ages = ((entry, max_unused(entry.key.instance)) for entry in received)
+    return [
+        entry for entry, most_ms in ages if most_ms is not None and origin.unused_s * 1000 > most_ms
+    ]
 
 
 def _wanted(connection: apsw.Connection, found: Sequence[Entry], wall_s: float) -> list[Entry]:

@@ -65,8 +65,8 @@ class SimulatedDatabase:
 
     async def poll(self) -> list[_Row]:
         await self._use("poll", self.costs.poll)
-        no_purges = (0, 0, SCHEMA, SCHEMA)
-        site = (self._seq, self.epoch, 0, None, 0, 0, 0, 0, 0, *no_purges)
+        no_purges_nor_pins = (0, 0, SCHEMA, SCHEMA, 0)
+        site = (self._seq, self.epoch, 0, None, 0, 0, 0, 0, 0, *no_purges_nor_pins)
         return [(*site, *lead) for lead in self.leads.values()]
 
     async def take_lead(self, role: str, node: str, seen: int) -> list[_Row]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import structlog
 
 from federation.config.model import StorageConfig
+from federation.config.types import share_of
 from federation.core.clock import Clock
 from federation.core.digest import Digest
 from federation.core.errors import SourceUnavailable, StorageFull
@@ -61,6 +62,10 @@ class SiteContext:
         most_bytes = (space.marks.starts_at_bytes + space.marks.quota_bytes) // 2
         return space.stored_bytes + size_bytes <= most_bytes
 
+    def max_pinned_bytes(self) -> int:
+        """Return how many bytes of the site's quota pins may keep now."""
+        return share_of(self.settings.pins_max, self.settings.quota or 0)
+
     async def show_totals(self) -> None:
         """Show what the site holds in the metrics, until cancelled."""
         metrics = self.metrics
@@ -71,6 +76,7 @@ class SiteContext:
             metrics.stored_entries.set(totals.entries)
             metrics.held_bytes.set(totals.cost_bytes)
             metrics.quota_bytes.set(self.settings.quota or 0)
+            metrics.keeping.pinned_bytes.set(self.catalogue.watch.row.pinned_bytes)
             await self.clock.sleep(_MEASURE_EVERY_S)
 
     def keep_small(self, blobs: Sequence[tuple[Digest, bytes]]) -> None:

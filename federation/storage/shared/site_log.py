@@ -14,10 +14,10 @@ from federation.core.replication_log import EntryHead, Lane, LogSlice, Page, Par
 from federation.core.uses import Use
 from federation.storage.catalogue.blobs import key_of
 from federation.storage.catalogue.parked import KEPT_MAX
+from federation.storage.pinning import StoredPins
 from federation.storage.shared.catalogue.database_role import DatabaseRole
 from federation.storage.shared.catalogue.rows import SiteRole
 from federation.storage.shared.catalogue.site_catalogue import SiteCatalogue
-from federation.storage.shared.site_pins import SitePins
 
 _log = structlog.get_logger(__name__)
 
@@ -25,7 +25,7 @@ _log = structlog.get_logger(__name__)
 class SiteLog:
     """The NodeLog of one node of a site."""
 
-    def __init__(self, catalogue: SiteCatalogue) -> None:
+    def __init__(self, catalogue: SiteCatalogue, pins: StoredPins[EntryKey]) -> None:
         self._site_id = catalogue.site_id
         self._watch = catalogue.watch
         self._role = DatabaseRole(catalogue.leads, SiteRole.REPLICATION)
@@ -36,7 +36,7 @@ class SiteLog:
         self._index = catalogue.index
         self._walks = catalogue.walks
         self.purges = catalogue.purges
-        self.pins = SitePins()
+        self.pins = pins
 
     def __repr__(self) -> str:
         return f"<SiteLog at {self.head()}{' leads' if self.holds_lead() else ''}>"

@@ -1,31 +1,31 @@
-"""The shared engine keeps no pins: it refuses to pin, and to be told of pins.
-
-A peer that wants to tell a node of the site shows the reason in its status (pins-not-taken).
-"""
+"""Pins of a shared site: federation.core.pins.Pins over its database."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
 
-from federation.core.errors import InvalidRequest
-from federation.core.pins import Pin, PinPage
+from federation.core.clock import Clock
+from federation.core.index import EntryKey
+from federation.storage.pinning import StoredPins
+from federation.storage.shared.catalogue.keepings import SiteKeepings
+from federation.storage.shared.catalogue.pin_records import PinWork, SitePinRecords
+from federation.storage.shared.catalogue.site_catalogue import SiteCatalogue
 
-PINS_UNSUPPORTED = "the shared storage engine of this node does not support pins"
 
+def site_pins(
+    catalogue: SiteCatalogue,
+    clock: Clock,
+    max_bytes: Callable[[], int],
+    work: PinWork | None = None,
+) -> StoredPins[EntryKey]:
+    """Return the pins of a site. max_bytes: how many bytes of the quota they may keep now.
 
-class SitePins:
-    """See federation.core.pins.Pins."""
-
-    def __repr__(self) -> str:
-        return "<SitePins>"
-
-    async def apply(self, pins: Sequence[Pin]) -> int:
-        """Raise InvalidRequest for any record."""
-        if pins:
-            raise InvalidRequest(PINS_UNSUPPORTED)
-        return 0
-
-    async def page(self, after: int, limit: int) -> PinPage:
-        """Return no records."""
-        del limit
-        return PinPage([], after)
+    work: of the process that keeps what comes later; None: it is another one.
+    """
+    work = work or PinWork()
+    connections = catalogue.connections
+    return StoredPins(
+        SitePinRecords(connections, catalogue.settings, clock, work),
+        SiteKeepings(connections, catalogue.index, max_bytes, work),
+        clock,
+    )

@@ -26,12 +26,14 @@ from federation.core.store import Chunks, DigestCodec, NextBytes
 from federation.core.tasks import Background
 from federation.observability.metrics import Metrics
 from federation.storage.catalogue.blobs import key_of
-from federation.storage.contract import NodeLog, OfflineState
+from federation.storage.contract import OfflineState
 from federation.storage.shared.fills import Fills
 from federation.storage.shared.opening import cache_settings, open_core
 from federation.storage.shared.site_context import SiteContext
+from federation.storage.shared.site_entry_age import without_expired_at_site
 from federation.storage.shared.site_ingest import SiteIngest
 from federation.storage.shared.site_log import SiteLog
+from federation.storage.shared.site_pins import site_pins
 from federation.storage.shared.site_presence import SiteHeldWatch, SitePresence
 from federation.storage.shared.site_reading import SiteReading
 from federation.storage.shared.site_receiving import SiteReceiver
@@ -53,7 +55,8 @@ class SharedStorage:
         self._receiver = SiteReceiver(core, self._presence)
         self._small = SiteSmall(core, self._presence, self._fills, self._receiver)
         self._upkeep = upkeep
-        self._ledger = SiteLog(core.catalogue)
+        self._pins = site_pins(core.catalogue, core.clock, core.max_pinned_bytes)
+        self._ledger = SiteLog(core.catalogue, self._pins)
         self._tasks = Background()
 
     def __repr__(self) -> str:
@@ -96,7 +99,7 @@ class SharedStorage:
         return self._catalogue.site_id
 
     @property
-    def ledger(self) -> NodeLog:
+    def ledger(self) -> SiteLog:
         """See NodeStorage."""
         return self._ledger
 
@@ -138,7 +141,8 @@ class SharedStorage:
         self._core.cache.apply_config(cache_settings(settings))
 
     def keep_pins(self, walk: ClosureWalk, fetch: FetchBlobs | None) -> None:
-        """See NodeStorage. There are no pins: see site_pins.py."""
+        """See NodeStorage."""
+        self._upkeep.pins.walk_with(self, walk, fetch)
 
     def announce(self, **facts: Any) -> None:
         """See NodeStorage; commands on this machine find it in the data directory."""
@@ -268,7 +272,8 @@ class SharedStorage:
 
     async def put(self, entries: Sequence[Entry], *, provenance: Provenance = FROM_CLIENT) -> None:
         """See federation.core.index.Index."""
-        await self._catalogue.index.put(entries, provenance=provenance)
+        taken = await without_expired_at_site(self._core, self._pins, entries, provenance)
+        await self._catalogue.index.put(taken, provenance=provenance)
 
     async def put_over(
         self, entry: Entry, held: Entry | None, *, provenance: Provenance = FROM_CLIENT

@@ -6,6 +6,7 @@ slices. What an entry named stays until it is evicted. Peers are told nothing.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 
 import apsw
@@ -27,14 +28,28 @@ _DELETED_AT_ONCE = 100  # in one transaction, so that uploads do not wait long f
 _log = structlog.get_logger(__name__)
 
 
+class ExpiryRounds:
+    """When to look for what has expired: once an hour, and when the configuration has changed."""
+
+    def __init__(self) -> None:
+        self._next_s = 0.0
+        self._ages_s: Mapping[str, float] = {}
+
+    def begin(self, ages_s: Mapping[str, float], now_s: float) -> bool:
+        """Return whether a round is due, which begins then; now_s: monotonic."""
+        if ages_s == self._ages_s and now_s < self._next_s:
+            return False
+        self._ages_s, self._next_s = ages_s, now_s + _ROUND_EVERY_S
+        return True
+
+
 class Expiry:
     """See the module."""
 
     def __init__(self, core: StorageContext) -> None:
         self._core = core
         self._complaints = Complaints(_log, core.clock)
-        self._next_s = 0.0
-        self._ages_s: dict[str, float] = {}
+        self._rounds = ExpiryRounds()
 
     def __repr__(self) -> str:
         return f"<Expiry of {len(self._core.settings.expire_after)} instances>"
@@ -43,10 +58,7 @@ class Expiry:
         """Work until cancelled: once an hour, and soon after the configuration has changed."""
         clock = self._core.clock
         while True:
-            ages_s = self._core.settings.expire_after
-            if ages_s != self._ages_s or clock.monotonic_s() >= self._next_s:
-                self._ages_s = ages_s
-                self._next_s = clock.monotonic_s() + _ROUND_EVERY_S
+            if self._rounds.begin(self._core.settings.expire_after, clock.monotonic_s()):
                 try:
                     await self.round()
                 except (FederationError, OSError, apsw.Error) as error:  # it may come back

@@ -24,6 +24,7 @@ from federation.storage.shared.catalogue.rows import Insertion, Lead, NewBlob, S
 from federation.storage.shared.catalogue.settings import CatalogueSettings
 from federation.storage.shared.catalogue.site_catalogue import SiteCatalogue, open_catalogue
 from federation.storage.shared.site_log import SiteLog
+from federation.storage.shared.site_pins import site_pins
 from federation.storage.shared.storage import SharedStorage
 from tests.support.polling import until
 from tests.support.postgres import Postgres, database_of
@@ -38,7 +39,8 @@ class _Node:
 
     def __init__(self, catalogue: SiteCatalogue) -> None:
         self.catalogue = catalogue
-        self.log = SiteLog(catalogue)
+        pins = site_pins(catalogue, SystemClock(), lambda: 10**9)
+        self.log = SiteLog(catalogue, pins)
         self.asked = self.log
         self.watch = catalogue.watch  # of the node that is asked
 

@@ -1,4 +1,4 @@
-"""What storages that keep records of pins must do: the catalogue's, and the one in memory."""
+"""What storages that keep records of pins must do, and the one in memory, too."""
 
 from __future__ import annotations
 
@@ -8,14 +8,16 @@ import pytest
 
 from federation.core.index import Stamp
 from federation.core.pins import Pin, PinKind, PinTarget
-from tests.contracts.replication_log.sites import SITES, Site
+from tests.contracts.replication_log.sites import ON_SERVERS, SITES, Site
 
 TARGET, OTHER = PinTarget(PinKind.INSTANCE, "main"), PinTarget(PinKind.ASSETS, None, "urn:*")
 
 
-@pytest.fixture(params=SITES)
+@pytest.fixture(
+    params=[*SITES, *(pytest.param(name, marks=pytest.mark.servers) for name in ON_SERVERS)]
+)
 async def site(request: pytest.FixtureRequest) -> AsyncIterator[Site]:
-    async with SITES[request.param](request) as made:
+    async with (SITES | ON_SERVERS)[request.param](request) as made:
         yield made
 
 

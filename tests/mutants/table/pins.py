@@ -5,9 +5,11 @@ from __future__ import annotations
 from tests.mutants.mutant import Mutant
 
 _KEEPINGS = "federation/storage/catalogue/keepings.py"
+_SITE = "federation/storage/shared/catalogue"
+_SITE_PINS = ("tests/storage/shared/test_site_pins.py",)
 _KEEPER = "federation/storage/upkeep/pin_keeper.py"
-_PINNING = ("tests/storage/test_pinning.py",)
-_KEEPING = ("tests/storage/test_pin_keeping.py",)
+_PINNING = ("tests/storage/test_pinning.py", "tests/contracts/pins/test_kept.py")
+_KEEPING = ("tests/storage/test_pinning.py", "tests/contracts/pins/test_over_time.py")
 
 PINS = [
     Mutant(
@@ -189,8 +191,8 @@ PINS = [
     Mutant(
         "expiry-undone-by-a-peer",
         "federation/storage/entry_age.py",
-        "origin.unused_s * 1000 > most_ms:",
-        "origin.unused_s * 1000 > most_ms * 1000:",
+        "origin.unused_s * 1000 > most_ms\n",
+        "origin.unused_s * 1000 > most_ms * 1000\n",
         ("tests/storage/test_expiry.py",),
         "A peer without the rule brings expired entries back every day.",
     ),
@@ -209,5 +211,76 @@ PINS = [
         "        if False:",
         ("tests/storage/test_expiry.py",),
         "What a killed process has served just before is removed.",
+    ),
+    Mutant(
+        "site-pin-life",
+        f"{_SITE}/sql/pins.sql",
+        "  IF federation_incarnation() <> p_life THEN\n    RAISE",
+        "  IF false THEN\n    RAISE",
+        _SITE_PINS,
+        "What a crash of the database has undone is noted as looked at, and evicted.",
+        marked="servers",
+    ),
+    Mutant(
+        "site-pin-trial-life",
+        f"{_SITE}/sql/pins.sql",
+        "      IF federation_incarnation() <> p_life THEN\n",
+        "      IF false THEN\n",
+        _SITE_PINS,
+        "A pin is in force, and a crash of the database has undone what it keeps.",
+        marked="servers",
+    ),
+    Mutant(
+        "site-pin-bound",
+        f"{_SITE}/sql/keepings.sql",
+        "  IF added.fresh > 0 AND taken + added.fresh > p_most THEN",
+        "  IF false THEN",
+        _SITE_PINS,
+        "Pins of two nodes fill the quota of the site.",
+        marked="servers",
+    ),
+    Mutant(
+        "site-pin-order",
+        f"{_SITE}/sql/keepings.sql",
+        "    era = b.era + CASE WHEN b.kept IS NULL THEN 1073741824 ELSE 0 END",
+        "    era = b.era",
+        _SITE_PINS,
+        "What a site's pins keep is evicted.",
+        marked="servers",
+    ),
+    Mutant(
+        "site-pin-stale-lead",
+        f"{_SITE}/sql/pins.sql",
+        "  PERFORM federation_check_lead('upkeep', p_term);",
+        "  PERFORM 1;",
+        _SITE_PINS,
+        "A lead that was overtaken gives back what another one has just been asked to keep.",
+        marked="servers",
+    ),
+    Mutant(
+        "site-expiry-of-the-leased",
+        f"{_SITE}/sql/leads.sql",
+        "      AND e.accessed < c.now_ms - p_lease_age AND e.era < (c.now_ms - p_age) / 3600000",
+        "      AND e.accessed < c.now_ms - p_lease_age",
+        ("tests/contracts/pins/test_expired.py",),
+        "Entries are removed before their time, and those that pins keep.",
+        marked="servers",
+    ),
+    Mutant(
+        "site-expiry-after-a-crash",
+        f"{_SITE}/sql/leads.sql",
+        "  removed := 0;\n  IF c.now_ms < c.hold_ms THEN",
+        "  removed := 0;\n  IF false THEN",
+        _SITE_PINS,
+        "Entries are removed whose last use a crash of the database has undone.",
+        marked="servers",
+    ),
+    Mutant(
+        "pin-ends-at-once",
+        _KEEPINGS,
+        '        "WHERE id IN (SELECT id FROM keeping WHERE pin = ? LIMIT ?)",',
+        '        "WHERE id IN (SELECT id FROM keeping WHERE pin = ? LIMIT 99 * ?)",',
+        _PINNING,
+        "Unpinning a million entries holds the write lock for seconds.",
     ),
 ]

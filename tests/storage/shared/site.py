@@ -17,6 +17,8 @@ from federation.storage.catalogue.blobs import key_of
 from federation.storage.shared.catalogue.rows import Insertion, Lead, NewBlob, SiteRole
 from federation.storage.shared.catalogue.settings import CatalogueSettings
 from federation.storage.shared.catalogue.site_catalogue import SiteCatalogue, open_catalogue
+from federation.storage.shared.site_log import SiteLog
+from federation.storage.shared.site_pins import site_pins
 from tests.support.polling import until
 from tests.support.postgres import Postgres, database_of
 
@@ -107,6 +109,11 @@ async def leading(node: SiteCatalogue, role: SiteRole = SiteRole.UPKEEP) -> Lead
     lead = node.leads.lead(role)
     assert lead is not None
     return lead
+
+
+def log_of(node: SiteCatalogue) -> SiteLog:
+    """Return the replication log of a node."""
+    return SiteLog(node, site_pins(node, SystemClock(), lambda: 10**9))
 
 
 def numbers_of(rows: Sequence[Any]) -> list[int]:

@@ -7,8 +7,7 @@ import asyncio
 import pytest
 
 from federation.core.replication_log import Lane, PeerRecord, PeerState
-from federation.storage.shared.site_log import SiteLog
-from tests.storage.shared.site import SiteDatabase, store
+from tests.storage.shared.site import SiteDatabase, log_of, store
 from tests.support.polling import until
 
 pytestmark = pytest.mark.servers
@@ -18,7 +17,7 @@ async def test_an_upload_at_one_node_waits_for_what_the_other_one_replicates(
     database: SiteDatabase,
 ) -> None:
     async with database.node() as first, database.node() as second:
-        replicating, waiting = SiteLog(first), SiteLog(second)
+        replicating, waiting = log_of(first), log_of(second)
         assert not await waiting.wait_acknowledged(5, ["tokyo"], 1, 0)
         wait = asyncio.ensure_future(waiting.wait_acknowledged(5, ["tokyo", "paris"], 1, 60))
         replicating.note_acknowledged("tokyo", Lane.WINDOW, 9)  # nobody waits for the window
@@ -40,7 +39,7 @@ async def test_what_was_acknowledged_before_the_nodes_started_is_in_the_records(
         await node.peers.save(None, [following, following._replace(name="paris", reason="new",
                                      state=PeerState.NEEDS_RESYNC)])  # fmt: skip
     async with database.node() as node:
-        log = SiteLog(node)
+        log = log_of(node)
         assert await log.wait_acknowledged(7, ["tokyo"], 1, 0)
         assert not await log.wait_acknowledged(8, ["tokyo"], 1, 0)
         assert not await log.wait_acknowledged(1, ["paris"], 1, 0)
@@ -48,7 +47,7 @@ async def test_what_was_acknowledged_before_the_nodes_started_is_in_the_records(
 
 async def test_of_a_peer_that_is_compared_nothing_is_believed(database: SiteDatabase) -> None:
     async with database.node() as first, database.node() as second:
-        replicating, waiting = SiteLog(first), SiteLog(second)
+        replicating, waiting = log_of(first), log_of(second)
         replicating.note_acknowledged("tokyo", Lane.ALWAYS, 5)
         assert await waiting.wait_acknowledged(5, ["tokyo"], 1, 60)
         replicating.note_unacknowledged("tokyo")
@@ -61,7 +60,7 @@ async def test_of_a_peer_that_is_compared_nothing_is_believed(database: SiteData
 
 async def test_a_dropped_peer_acknowledges_nothing(database: SiteDatabase) -> None:
     async with database.node() as first, database.node() as second:
-        replicating, waiting = SiteLog(first), SiteLog(second)
+        replicating, waiting = log_of(first), log_of(second)
         replicating.note_acknowledged("tokyo", Lane.ALWAYS, 5)
         assert await waiting.wait_acknowledged(5, ["tokyo"], 1, 60)
         await replicating.drop("tokyo")

@@ -12,8 +12,7 @@ import pytest
 from federation.core.errors import LeadLost
 from federation.core.replication_log import PeerRecord
 from federation.storage.shared.catalogue.rows import SiteRole
-from federation.storage.shared.site_log import SiteLog
-from tests.storage.shared.site import SiteDatabase, leading
+from tests.storage.shared.site import SiteDatabase, leading, log_of
 from tests.support.polling import until
 
 pytestmark = pytest.mark.servers
@@ -27,12 +26,12 @@ from federation.core.replication_log import PeerRecord
 from federation.core.tasks import FailingWork
 from federation.storage.shared.catalogue.settings import CatalogueSettings
 from federation.storage.shared.catalogue.site_catalogue import open_catalogue
-from federation.storage.shared.site_log import SiteLog
+from tests.storage.shared.site import log_of
 
 async def main():
     settings = CatalogueSettings(sys.argv[1], lease_s=60, connections_max=2)
     node = await open_catalogue(settings, SystemClock(), FailingWork())
-    log = SiteLog(node)
+    log = log_of(node)
     while not log.try_to_lead():
         await asyncio.sleep(0.01)
     print("leads", flush=True)
@@ -60,7 +59,7 @@ async def _said(process: Process, *words: str) -> str:
 
 async def test_a_stopped_lead_is_overtaken_and_fenced_when_it_wakes(database: SiteDatabase) -> None:
     async with database.node() as node:
-        log = SiteLog(node)
+        log = log_of(node)
         run = (sys.executable, "-c", _LEAD, database.url)
         other = await asyncio.create_subprocess_exec(*run, stdin=PIPE, stdout=PIPE)
         try:
@@ -108,7 +107,7 @@ async def test_a_node_that_stops_in_order_leaves_its_roles_to_others(
     database: SiteDatabase,
 ) -> None:
     async with database.node() as node:
-        log = SiteLog(node)
+        log = log_of(node)
         await until(log.try_to_lead, "the node leads")
         await leading(node)
         log.close()
@@ -117,7 +116,7 @@ async def test_a_node_that_stops_in_order_leaves_its_roles_to_others(
 
 async def test_what_is_written_after_the_lead_was_left_is_refused(database: SiteDatabase) -> None:
     async with database.node() as node:
-        log = SiteLog(node)
+        log = log_of(node)
         await until(log.try_to_lead, "the node leads")
         log.close()
         await until(

@@ -22,8 +22,9 @@ from tests.support.polling import until
 
 pytestmark = pytest.mark.servers
 
-TABLES = files("federation.storage.shared.catalogue") / "sql" / "schema1.sql"
-FUNCTIONS = Path(__file__).parent / "schemas" / "1.sql"
+TABLES = files("federation.storage.shared.catalogue") / "sql"
+FUNCTIONS = Path(__file__).parent / "schemas"
+BEFORE = range(1, SCHEMA)
 _COLUMNS = """
 SELECT table_name, column_name, ordinal_position, data_type, is_nullable, column_default
 FROM information_schema.columns WHERE table_schema = 'public' ORDER BY 1, 3
@@ -36,8 +37,10 @@ FROM pg_proc WHERE proname ~ '^federation_'
 """
 
 
-def old_site(database: SiteDatabase) -> None:
-    database.sql(TABLES.read_text("utf-8") + FUNCTIONS.read_text())
+def old_site(database: SiteDatabase, version: int = SCHEMA - 1) -> None:
+    tables = [TABLES / f"schema{each}.sql" for each in range(1, version + 1)]
+    functions = FUNCTIONS / f"{version}.sql"
+    database.sql("".join([each.read_text("utf-8") for each in tables] + [functions.read_text()]))
 
 
 def shape(database: SiteDatabase) -> list[list[tuple[Any, ...]]]:
@@ -48,10 +51,11 @@ def schema(database: SiteDatabase) -> int:
     return int(database.sql("SELECT schema FROM site")[0][0])
 
 
+@pytest.mark.parametrize("version", BEFORE)
 async def test_d13_an_upgraded_site_is_the_same_as_a_new_one(
-    database: SiteDatabase, postgres_server: Any
+    database: SiteDatabase, postgres_server: Any, version: int
 ) -> None:
-    old_site(database)
+    old_site(database, version)
     new = SiteDatabase(postgres_server)
     async with database.node() as upgraded, new.node():
         assert upgraded.site_id == "site"
@@ -59,8 +63,11 @@ async def test_d13_an_upgraded_site_is_the_same_as_a_new_one(
     new.drop()
 
 
-async def test_what_an_old_site_holds_is_there_after_the_upgrade(database: SiteDatabase) -> None:
-    old_site(database)
+@pytest.mark.parametrize("version", BEFORE)
+async def test_what_an_old_site_holds_is_there_after_the_upgrade(
+    database: SiteDatabase, version: int
+) -> None:
+    old_site(database, version)
     database.sql(
         "SELECT federation_insert(ARRAY['\\x01'::bytea || sha256('1')], '{1}', '{1}', "
         "ARRAY[null::bytea], ARRAY[''::bytea], '{1}', '{0}', '{\"\"}', '{\"\"}', '{0}', 0, 1, 1, "
@@ -73,11 +80,12 @@ async def test_what_an_old_site_holds_is_there_after_the_upgrade(database: SiteD
         assert [row.seq for row in (await node.log.read(0, 10)).rows] == [1, 2]
 
 
-def test_d13_programs_of_the_version_before_find_every_function_that_they_call(
-    database: SiteDatabase,
+@pytest.mark.parametrize("version", BEFORE)
+def test_d13_programs_of_versions_before_find_every_function_that_they_call(
+    database: SiteDatabase, version: int
 ) -> None:
     """The upgrade happens while they run."""
-    old_site(database)
+    old_site(database, version)
     before = set(database.sql(_SIGNATURES))
     asyncio.run(upgrade(database))
     assert before <= set(database.sql(_SIGNATURES))
@@ -86,6 +94,19 @@ def test_d13_programs_of_the_version_before_find_every_function_that_they_call(
 async def upgrade(database: SiteDatabase) -> None:
     async with database.node():
         pass
+
+
+async def test_d13_an_older_site_that_is_put_back_below_nodes_is_upgraded(
+    database: SiteDatabase,
+) -> None:
+    async with database.node() as node:
+        await store(node, b"1")
+        database.sql("DROP SCHEMA public CASCADE; CREATE SCHEMA public")
+        old_site(database)
+        await until(lambda: node.watch.log_epoch == "epoch", "the node polls it")
+        assert schema(database) == SCHEMA
+        assert await held(node, b"1") == [False]
+        assert await store(node, b"2") == [Insertion.STORED]
 
 
 async def test_d13_of_nodes_that_start_at_once_one_upgrades(database: SiteDatabase) -> None:
@@ -100,10 +121,10 @@ async def test_d13_an_upgrade_waits_for_who_uses_the_tables(
     database: SiteDatabase,
 ) -> None:
     old_site(database)
-    with database.transaction("SELECT seq FROM site"):
+    with database.transaction("SELECT count(*) FROM blob"):
         upgrading = asyncio.ensure_future(upgrade(database))
         await until(lambda: database.blocked() == 1, "the upgrade waits for the table")
-        assert database.sql("SELECT to_regclass('purge')") == [(None,)]
+        assert database.sql("SELECT to_regclass('pin')") == [(None,)]
     await upgrading
     assert schema(database) == SCHEMA
 
@@ -113,7 +134,7 @@ async def test_a_command_does_not_upgrade(database: SiteDatabase) -> None:
     settings = CatalogueSettings(database.url, LEASE_S)
     with pytest.raises(StorageRefused, match="start a node of this version first"):
         await open_catalogue(settings, SystemClock(), FailingWork(), may_create=False)
-    assert schema(database) == 1
+    assert schema(database) == SCHEMA - 1
 
 
 async def test_a_newer_site_is_served_as_long_as_it_says_so(database: SiteDatabase) -> None:

@@ -8,13 +8,17 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
+from federation.config.types import share_of
 from federation.core.clock import SystemClock
 from federation.core.errors import StorageRefused
+from federation.core.index import EntryKey
 from federation.core.pins import ClosureWalk, Pin, PinReport, PinsReport, PinTarget
 from federation.core.purges import Purgeable, PurgeOutcome
 from federation.core.replication_log import Parked
 from federation.storage.admin.operations import DirectoryOperations
 from federation.storage.contract import Explainer, Operations, Progress
+from federation.storage.pin_walk import PinWalker
+from federation.storage.pinning import StoredPins
 from federation.storage.reports import (
     BackupReport,
     CollectReport,
@@ -31,10 +35,11 @@ from federation.storage.shared.admin.site_entries import find_site_entries
 from federation.storage.shared.admin.site_explain import explaining_site
 from federation.storage.shared.admin.site_id import new_site_id
 from federation.storage.shared.admin.site_peers import known_peers
+from federation.storage.shared.admin.site_reader import SiteReader
 from federation.storage.shared.admin.site_summary import site_summary
 from federation.storage.shared.admin.site_verify import verify_site
 from federation.storage.shared.catalogue.site_catalogue import SiteCatalogue
-from federation.storage.shared.site_pins import PINS_UNSUPPORTED
+from federation.storage.shared.site_pins import site_pins
 
 _BY_THEIR_OWN = (
     "database and bucket of a shared site are backed up by their own means: the database first, "
@@ -63,7 +68,7 @@ class SiteOperations(Operations):
 
     def summary(self) -> dict[str, Any]:
         """See Operations."""
-        facts = ask(self._place, lambda site: site_summary(site, self._clock))
+        facts = ask(self._place, lambda site: site_summary(site, self._clock, self._max_pinned()))
         here = {"data-dir": str(self._place.data_dir), "processes": self.processes()}
         return {**here, **facts}
 
@@ -136,17 +141,30 @@ class SiteOperations(Operations):
         return ask(self._place, lambda site: site.purges.purge(things, by))
 
     def pin(self, wanted: Pin, walk: ClosureWalk) -> PinReport:
-        """See Operations. Raises StorageRefused always."""
-        del walk
-        raise StorageRefused(f"{PINS_UNSUPPORTED}: {wanted.label} was not pinned")
+        """See Operations."""
+
+        async def work(catalogue: SiteCatalogue) -> PinReport:
+            pins = self._pins(catalogue)
+            async with self._place.open_objects() as objects:
+                walker = PinWalker(pins.keepings, SiteReader(catalogue, objects), walk)
+                return await pins.pin(wanted, walker)
+
+        return ask(self._place, work)
 
     def unpin(self, targets: Sequence[PinTarget], by: str) -> list[Pin]:
-        """See Operations. Raises StorageRefused always."""
-        raise StorageRefused(f"{PINS_UNSUPPORTED}: {len(targets)} were not removed for {by}")
+        """See Operations."""
+        return ask(self._place, lambda site: self._pins(site).unpin(targets, by))
 
     def pins(self) -> PinsReport:
-        """See Operations. Raises StorageRefused always."""
-        raise StorageRefused(PINS_UNSUPPORTED)
+        """See Operations."""
+        return ask(self._place, lambda site: self._pins(site).report())
+
+    def _pins(self, catalogue: SiteCatalogue) -> StoredPins[EntryKey]:
+        return site_pins(catalogue, self._clock, self._max_pinned)
+
+    def _max_pinned(self) -> int:
+        settings = self._place.settings
+        return share_of(settings.pins_max, settings.quota or 0)
 
     def offline_since_s(self) -> int | None:
         """See Operations."""

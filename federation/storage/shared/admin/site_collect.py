@@ -46,4 +46,4 @@ def _why(done: Evicted) -> str:
         return "eviction pauses for a lease, because the database was killed or failed over"
     if done.is_pinned:
         return "peers have not acknowledged the rest yet"
-    return "everything else is leased"
+    return "everything else is leased or pinned"

@@ -9,32 +9,34 @@ from typing import Any
 
 from federation.core.clock import utc_text
 from federation.core.digest import Digest, DigestFunction
-from federation.core.errors import BlobDamaged, SourceUnavailable, StorageRefused
+from federation.core.errors import SourceUnavailable, StorageRefused
 from federation.core.index import EntryKey, EntryKind
 from federation.core.provenance import Source
 from federation.core.purges import Purge
 from federation.core.uses import Use
 from federation.storage.admin.eviction_status import EvictionFacts, eviction_status
 from federation.storage.admin.object_peers import LoggedObject, ObjectPeers
-from federation.storage.blob_files import Damage
 from federation.storage.catalogue.blobs import key_of
 from federation.storage.catalogue.transaction import BLOB
 from federation.storage.reports import FoundEntry
 from federation.storage.shared.admin.joining import SitePlace, join
+from federation.storage.shared.admin.site_reader import SiteReader, problem_of
 from federation.storage.shared.catalogue import site_purges
 from federation.storage.shared.catalogue.entry_rows import COLUMNS, entry_of
-from federation.storage.shared.catalogue.rows import BlobAt
+from federation.storage.shared.catalogue.rows import HOUR_OF_USE, BlobAt
 from federation.storage.shared.catalogue.site_catalogue import SiteCatalogue
 from federation.storage.shared.catalogue.texts import split
 from federation.storage.timing import Timing
-from federation.storage.verification import check_inline
 
 _SHOWN_MAX = 20
 _HOUR_MS = 3_600_000
 _WITH_HASH = """
 SELECT size FROM blob WHERE key = $1 UNION ALL SELECT size FROM quarantine WHERE key = $1 LIMIT 1
 """
-_BLOB = "SELECT accessed, era FROM blob WHERE key = $1"
+_PINNED_BY = """
+(SELECT p.label FROM keeping k JOIN pin p ON p.id = k.pin AND NOT p.removed WHERE k.id = kept)
+"""
+_BLOB = f"SELECT accessed, {HOUR_OF_USE}, {_PINNED_BY} FROM blob WHERE key = $1"  # noqa: S608 - constants
 _LOG = "SELECT stored, source, via, origin FROM log WHERE seq = $1"
 _QUARANTINE = "SELECT found, reason FROM quarantine WHERE key = $1 ORDER BY id DESC LIMIT $2"
 _PARKED = "SELECT peer, reason FROM parked WHERE kind = $1 AND instance = $2 AND name = $3"
@@ -45,7 +47,7 @@ _PURGES_OF_LABEL = f"""
 SELECT {site_purges.COLUMNS} FROM purge WHERE kind > 0 AND label = $1 LIMIT $2
 """  # noqa: S608 - constants
 _ENTRIES = f"""
-SELECT kind, instance, name, seq, accessed, era, {COLUMNS} FROM entry
+SELECT kind, instance, name, seq, accessed, {HOUR_OF_USE}, {_PINNED_BY}, {COLUMNS} FROM entry
 WHERE {{}} AND (instance = $3 OR $3 IS NULL) ORDER BY instance, name LIMIT $4
 """  # noqa: S608 - constants
 _STATE = """
@@ -137,26 +139,15 @@ class SiteExplainer:
         """See Explainer."""
         wanted = [digest for digest in digests if not digest.is_empty]
         found = self._look_up([key_of(digest) for digest in wanted])
-        return {digest for digest in wanted if _problem(digest, found.get(key_of(digest)))}
+        return {digest for digest in wanted if problem_of(digest, found.get(key_of(digest)))}
 
     def read(self, digest: Digest) -> bytes | None:
         """See Explainer."""
         return b"" if digest.is_empty else self._runner.run(self._read(digest))
 
     async def _read(self, digest: Digest) -> bytes | None:
-        key = key_of(digest)
-        found = await self._catalogue.blobs.look_up([key], Use.PEEK, with_bytes=True)
-        at = found.get(key)
-        if at is None or _problem(digest, at):
-            return None
-        try:
-            if at.attempt is None:
-                check_inline(digest, at.data or b"")
-                return at.data
-            async with self._place.open_objects() as objects:
-                return b"".join([part async for part in objects.parts(digest, at)])
-        except (Damage, BlobDamaged):
-            return None
+        async with self._place.open_objects() as objects:
+            return await SiteReader(self._catalogue, objects).read(digest)
 
     # -- blobs -----------------------------------------------------------------------------
 
@@ -168,19 +159,26 @@ class SiteExplainer:
         return self._runner.run(look_up)
 
     def _held(self, digest: Digest, key: bytes, at: BlobAt) -> dict[str, Any]:
-        problem = _problem(digest, at)
+        problem = problem_of(digest, at)
         rows = self._ask(_BLOB, key)
-        accessed_ms, era = rows[0] if rows else (0, 0)
+        accessed_ms, era, pinned_by = rows[0] if rows else (0, 0, None)
         return {
             "here": not problem,
             "problem": problem or None,
             "bytes": at.size_bytes,
             "kept": "inside the catalogue" if at.attempt is None else "in the bucket",
-            **self._shared_facts(BLOB, b"", key, at.seq, accessed_ms, era),
+            **self._shared_facts(BLOB, b"", key, at.seq, accessed_ms, era, pinned_by),
         }
 
     def _shared_facts(
-        self, kind: int, instance: bytes, name: bytes, seq: int, accessed_ms: int, era: int
+        self,
+        kind: int,
+        instance: bytes,
+        name: bytes,
+        seq: int,
+        accessed_ms: int,
+        era: int,
+        pinned_by: bytes | None,
     ) -> dict[str, Any]:
         """Return what is known alike of blobs and of entries."""
         logged = self._ask(_LOG, seq)
@@ -198,6 +196,7 @@ class SiteExplainer:
             older=older,
             stored_bytes=held_bytes,
             starts_at_bytes=int((settings.quota or 0) * settings.high_watermark),
+            pinned_by=(pinned_by or b"").decode(),
         )
         return {
             **_origin(logged),
@@ -221,7 +220,7 @@ class SiteExplainer:
         return [self._entry(row) for row in rows]
 
     def _entry(self, row: Sequence[Any]) -> FoundEntry:
-        kind, instance, name, seq, accessed_ms, era, *columns = row
+        kind, instance, name, seq, accessed_ms, era, pinned_by, *columns = row
         key = EntryKey(EntryKind(kind), instance.decode(), name)
         entry = entry_of(key, columns)
         expires_s = entry.expires_at_s
@@ -229,18 +228,9 @@ class SiteExplainer:
             "kind": key.kind.name.lower().replace("_", " "),
             "instance": key.instance,
             "expires-at": "never" if expires_s is None else utc_text(expires_s),
-            **self._shared_facts(kind, instance, name, seq, accessed_ms, era),
+            **self._shared_facts(kind, instance, name, seq, accessed_ms, era, pinned_by),
         }
         return FoundEntry(entry, facts)
-
-
-def _problem(digest: Digest, at: BlobAt | None) -> str:
-    """Return why a blob counts as missing; empty: it does not."""
-    if at is None:
-        return "it is not held"
-    if at.size_bytes != digest.size_bytes:
-        return f"the blob held under this hash has {at.size_bytes} bytes"
-    return ""
 
 
 def _origin(rows: Sequence[tuple[Any, ...]]) -> dict[str, Any]:

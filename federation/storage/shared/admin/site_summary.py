@@ -7,8 +7,10 @@ from typing import Any
 from federation.core.clock import Clock
 from federation.storage.admin.healing import healing_facts
 from federation.storage.catalogue.blobs import digest_of_key
+from federation.storage.pin_tables import facts_of_pins
 from federation.storage.shared.admin.site_peers import known_peers
 from federation.storage.shared.catalogue.site_catalogue import SiteCatalogue
+from federation.storage.shared.site_pins import site_pins
 
 _SHOWN = 20
 _STORED = """
@@ -31,9 +33,15 @@ WHERE back IS NOT NULL ORDER BY back DESC LIMIT $1
 """
 
 
-async def site_summary(catalogue: SiteCatalogue, clock: Clock) -> dict[str, Any]:
-    """Return the facts about the site. Raises SourceUnavailable."""
+async def site_summary(
+    catalogue: SiteCatalogue, clock: Clock, max_pinned_bytes: int
+) -> dict[str, Any]:
+    """Return the facts about the site. Raises SourceUnavailable.
+
+    max_pinned_bytes: how many bytes of the quota pins may keep.
+    """
     ask = catalogue.connections.ask
+    pins = site_pins(catalogue, clock, lambda: max_pinned_bytes)
     *facts, purges, schema = await catalogue.connections.ask_one(_STORED)
     head, size, blobs, entries, gone, cost, since_s, hold_ms, version, rows, damaged, back = facts
     return {
@@ -48,6 +56,12 @@ async def site_summary(catalogue: SiteCatalogue, clock: Clock) -> dict[str, Any]
         "quota-used-bytes": cost,
         "to-be-deleted-bytes": gone,
         "purges": purges,
+        "pins": facts_of_pins(
+            await pins.records.live(),
+            await pins.keepings.totals(),
+            await pins.keepings.total_bytes(),
+            max_pinned_bytes,
+        ),
         "change-log": {"last": head, "rows": rows},
         "eviction-held-for-ms": hold_ms or None,
         "leads": {role: node and f"{node}, term {term}" for role, node, term in await ask(_LEADS)},

@@ -22,7 +22,13 @@ SELECT s.blobs - b.blobs, s.entries - e.entries, s.bytes - b.bytes - e.bytes,
   s.logged - coalesce(l.total, s.logged), greatest(b.seq, e.seq) > s.seq, e.ticks > s.ticks,
   (SELECT count(*) FROM blob LEFT JOIN small USING (seq) WHERE attempt IS NULL AND data IS NULL),
   s.purges - (SELECT count(*) FROM purge),
-  (SELECT count(*) FROM purge p JOIN blob ON p.kind = 0 AND key = p.name WHERE NOT p.allowed)
+  (SELECT count(*) FROM purge p JOIN blob ON p.kind = 0 AND key = p.name WHERE NOT p.allowed),
+  (SELECT f.bytes - coalesce(sum(k.bytes), 0) FROM pinned f LEFT JOIN keeping k ON true
+    GROUP BY f.bytes)::bigint,
+  (SELECT count(*) FROM blob WHERE (kept IS NULL) <> (era < 536870912))
+    + (SELECT count(*) FROM entry WHERE (kept IS NULL) <> (era < 536870912)),
+  (SELECT count(*) FROM blob WHERE kept IS NOT NULL
+    AND NOT EXISTS (SELECT FROM keeping k WHERE k.id = blob.kept))
 FROM site s,
   (SELECT count(*) AS blobs, coalesce(sum(size), 0) AS bytes, coalesce(max(seq), 0) AS seq
     FROM blob) b,
@@ -42,6 +48,9 @@ _PROBLEMS = (
     "{} small blobs have no bytes",
     "the number of purges differs from that of their records by {}",
     "{} blobs are held though they were purged",
+    "the bytes that pins keep differ from those of their keepings by {}",
+    "{} blobs or entries are kept by pins and in the order of eviction, or neither",
+    "{} blobs are kept by nothing that is known",
 )
 
 

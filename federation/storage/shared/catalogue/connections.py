@@ -24,6 +24,7 @@ from federation.core.breaker import Breaker, BreakerState
 from federation.core.clock import Clock
 from federation.core.errors import (
     FederationError,
+    InvalidRequest,
     LeadLost,
     SourceUnavailable,
     StorageFull,
@@ -40,6 +41,7 @@ from federation.storage.shared.catalogue.database_connection import (
 SOURCE = "the site's database"
 _LEAD_LOST = "FDL01"  # SQLSTATEs that our functions raise
 _QUOTA_USED = "FDF01"
+_REFUSED = "FDR01"
 
 _log = structlog.get_logger(__name__)
 
@@ -117,7 +119,8 @@ class DatabaseConnections:
         twice: it may be run once more where the connection was lost on the way, so that a restart
         of the database is not noticed. What a second run would do again has to say False.
 
-        Raises SourceUnavailable (away, too slow, or it refuses), StorageFull (its disk), LeadLost.
+        Raises SourceUnavailable (away, too slow, or it refuses), StorageFull (its disk), LeadLost,
+        InvalidRequest (a function says that it is one).
         """
         call = asyncio.ensure_future(self._ask(statement, values, twice=twice))
         self._calls.add(call)
@@ -192,6 +195,8 @@ class DatabaseConnections:
         self._answered()
         if state == _LEAD_LOST:
             return LeadLost(text_of(error))
+        if state == _REFUSED:
+            return InvalidRequest(text_of(error))
         if state == _QUOTA_USED:
             return StorageFull(text_of(error))
         if state == _DISK_FULL:

@@ -17,10 +17,11 @@ import structlog
 from federation.core.errors import SourceUnavailable, StorageRefused
 from federation.storage.shared.catalogue.connections import SOURCE, DatabaseConnections
 
-SCHEMA = 2
+SCHEMA = 3
 OLDEST_SERVER = 15
 _FUNCTIONS = (
-    "common", "lost", "purges", "blobs", "entries", "leads", "peers", "redating", "older"
+    "common", "lost", "pins", "keepings", "purges", "blobs", "entries", "leads", "peers",
+    "redating", "older",
 )  # fmt: skip
 # Whoever upgrades holds lock 17 of this number, and waits for the tables for a moment only: all
 # nodes wait behind it.
@@ -75,6 +76,17 @@ async def open_site(connections: DatabaseConnections, *, may_create: bool) -> st
     if trouble := too_old(schema, oldest):
         raise StorageRefused(trouble)
     return str(site_id)
+
+
+async def upgrade_older(connections: DatabaseConnections) -> None:
+    """Upgrade a database that answers and has an older schema, as at a start.
+
+    One may be put back below running nodes. Raises SourceUnavailable.
+    """
+    if await _has_tables(connections):
+        schema, *_ = await connections.ask_one(_SCHEMA_AND_OLDEST)
+        if schema < SCHEMA:
+            await _upgrade(connections, schema)
 
 
 def too_old(schema: int, oldest: int) -> str:

@@ -8,6 +8,12 @@ from typing import NamedTuple
 from federation.core.digest import Digest
 from federation.core.provenance import FROM_CLIENT, Provenance
 
+FIRST_KEPT_ERA = 2**29  # above every hour, below the era of whatever a pin keeps: see schema3.sql
+# The hour of last use of a row of blob or entry; of what a pin keeps it is known by the lease.
+HOUR_OF_USE = (
+    "CASE WHEN kept IS NULL THEN era ELSE greatest(era - 1073741824, accessed / 3600000) END"
+)
+
 
 class NewBlob(NamedTuple):
     """A verified blob that is to become visible: its bytes, or its object in the bucket."""

@@ -75,7 +75,9 @@ class SiteCatalogue:
 async def open_catalogue(
     settings: CatalogueSettings, clock: Clock, failing: FailingWork, *, may_create: bool = True
 ) -> SiteCatalogue:
-    """Connect to the site's database. may_create: make the tables if there are none.
+    """Connect to the site's database.
+
+    may_create: make the tables if there are none, and upgrade those of an older schema.
 
     Raises StorageRefused, SourceUnavailable.
     """
@@ -89,7 +91,7 @@ async def open_catalogue(
         await connections.close()
         raise
     flusher = CommitFlusher(connections)
-    watch = SiteWatch(connections, clock, row, random.SystemRandom())
+    watch = SiteWatch(connections, clock, row, random.SystemRandom(), upgrades=may_create)
     leads = SiteLeads(connections, watch, clock, f"{socket.gethostname()}:{os.getpid()}")
     insertions = Insertions(connections, flusher, watch, settings, clock)
     peers = SitePeers(connections)

@@ -46,6 +46,12 @@ _PAGE = f"""
 SELECT i.token, p.seq, {COLUMNS} FROM purge p CROSS JOIN federation_incarnation() AS i(token)
 WHERE p.seq > $1 ORDER BY p.seq LIMIT $2
 """  # noqa: S608 - constants
+_PINNED = """
+SELECT coalesce(federation_is_kept_by(b.kept) OR federation_is_kept_by(e.kept), false)
+FROM unnest($1, $2, $3) WITH ORDINALITY AS o(kind, instance, name, at)
+LEFT JOIN blob b ON o.kind = 0 AND b.key = o.name
+LEFT JOIN entry e ON e.kind = o.kind AND e.instance = o.instance AND e.name = o.name ORDER BY o.at
+"""
 _BLOBS = "SELECT * FROM federation_purged_blobs($1)"
 _ENTRIES = "SELECT * FROM federation_purged_entries($1, $2, $3)"
 
@@ -80,10 +86,19 @@ class SitePurges:
         outcomes: list[PurgeOutcome] = []
         for at in range(0, len(records), _AT_ONCE):
             part = records[at : at + _AT_ONCE]
+            pinned = await self._connections.ask(_PINNED, *_arguments(part, are_own=True)[:3])
             _, sizes, labels = await self._change(part, are_own=True)
             outcomes += [
-                PurgeOutcome(purge.thing, label.decode(), size or 0, size is not None)
-                for purge, size, label in zip(part, sizes, labels, strict=True)
+                PurgeOutcome(
+                    purge.thing,
+                    label.decode(),
+                    size or 0,
+                    size is not None,
+                    was_pinned=size is not None and was_pinned,
+                )
+                for purge, size, label, (was_pinned,) in zip(
+                    part, sizes, labels, pinned, strict=True
+                )
             ]
         first = [each.label or str(each.thing) for each in outcomes[:_LOGGED]]
         size_bytes = sum(each.size_bytes for each in outcomes)

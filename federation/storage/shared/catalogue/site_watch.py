@@ -20,7 +20,7 @@ from federation.core.errors import SourceUnavailable
 from federation.core.tasks import Background, FailingWork, sleep_unless
 from federation.storage.log_end import Notifier
 from federation.storage.shared.catalogue.connections import DatabaseConnections
-from federation.storage.shared.catalogue.opening import too_old
+from federation.storage.shared.catalogue.opening import too_old, upgrade_older
 from federation.storage.shared.catalogue.rows import LeadRow, SiteTotals
 
 POLL_S = 0.5
@@ -31,8 +31,8 @@ _REST_MAX_S = 0.8  # and no longer than this for that reason
 _JITTER = 0.2  # by so much a pause may be shorter
 _POLL = """
 SELECT s.seq, s.log_epoch, s.presence, s.offline_since, s.bytes, s.blobs, s.entries, s.gone,
-  s.ticks, s.purges, s.purge_seq, s.schema, s.oldest, l.role, l.node, l.term, l.beat
-FROM site s CROSS JOIN lead l
+  s.ticks, s.purges, s.purge_seq, s.schema, s.oldest, f.bytes, l.role, l.node, l.term, l.beat
+FROM site s CROSS JOIN pinned f CROSS JOIN lead l
 """
 _LEAD_COLUMNS = 4
 
@@ -52,6 +52,7 @@ class SiteRow(NamedTuple):
     purge_seq: int  # the number of the newest change of one
     schema: int
     oldest: int  # the oldest schema whose programs may serve the site
+    pinned_bytes: int  # of the quota, that pins keep
     leads: tuple[LeadRow, ...]
 
 
@@ -67,11 +68,13 @@ async def read_site(connections: DatabaseConnections) -> SiteRow:
     """Read the row. Raises SourceUnavailable."""
     rows = await connections.ask(_POLL)
     seq, epoch, presence, since_s, size, blobs, entries, gone = rows[0][:8]
-    ticks, purges, purge_seq, schema, oldest = rows[0][8:-_LEAD_COLUMNS]
+    ticks, purges, purge_seq, schema, oldest, pinned = rows[0][8:-_LEAD_COLUMNS]
     totals = SiteTotals(size, blobs, entries, gone)
     leads = tuple(LeadRow(*columns[-_LEAD_COLUMNS:]) for columns in rows)
     return SiteRow(
-        seq, epoch, presence, since_s, totals, ticks, purges, purge_seq, schema, oldest, leads
+        *(seq, epoch, presence, since_s, totals, ticks, purges, purge_seq, schema, oldest),
+        pinned,
+        leads,
     )
 
 
@@ -89,8 +92,16 @@ class SiteWatch:
     """The row as last polled, and waiting for its changes. Used from the event loop."""
 
     def __init__(
-        self, connections: DatabaseConnections, clock: Clock, row: SiteRow, jitter: random.Random
+        self,
+        connections: DatabaseConnections,
+        clock: Clock,
+        row: SiteRow,
+        jitter: random.Random,
+        *,
+        upgrades: bool = False,
     ) -> None:
+        """upgrades: whether to upgrade a database of an older schema that is put back."""
+        self._upgrades = upgrades
         self._connections = connections
         self._clock = clock
         self._row = row
@@ -241,6 +252,8 @@ class SiteWatch:
                 _log.warning("site_not_polled", reason=str(error))
             self._readable = False
             self._tell(None)
+            if self._upgrades and not self._connections.trouble:  # it answers, but not to this
+                await self._upgrade_older()
             return
         self._readable = True
         if trouble := too_old(row.schema, row.oldest):
@@ -255,6 +268,12 @@ class SiteWatch:
             _log.info("offline_switched", offline=self.is_on)
             for watcher in self._watchers:
                 watcher(self.is_on)
+
+    async def _upgrade_older(self) -> None:
+        try:
+            await upgrade_older(self._connections)
+        except SourceUnavailable as error:  # the next poll tries again
+            _log.warning("site_not_upgraded", reason=str(error))
 
     def _tell(self, polled: Polled | None) -> None:
         for follower in self._followers:

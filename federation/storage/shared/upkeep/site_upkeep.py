@@ -1,4 +1,4 @@
-"""The work of the node that leads the upkeep: eviction, deletions, marker, sweep and scrub.
+"""The work of the node that leads the upkeep: eviction, pins, deletions, marker, sweep and scrub.
 
 Every node stands for the lead and loses it when it cannot be heard. Each write to the catalogue
 carries the proof of leading, so that a node that was stopped and wakes up changes nothing.
@@ -20,6 +20,8 @@ from federation.storage.shared.site_context import SiteContext
 from federation.storage.shared.upkeep.bucket_check import BucketCheck
 from federation.storage.shared.upkeep.bucket_sweep import EVERY_S, BucketSweep
 from federation.storage.shared.upkeep.site_eviction import SiteEviction
+from federation.storage.shared.upkeep.site_expiry import SiteExpiry
+from federation.storage.shared.upkeep.site_pin_keeping import SitePinKeeping
 from federation.storage.shared.upkeep.site_redating import SiteRedating
 from federation.storage.shared.upkeep.site_scrub import SiteScrub
 
@@ -27,6 +29,7 @@ _EVERY_S = 1.0
 _MARK_EVERY_S = 10.0
 _TRIM_EVERY_S = 60.0
 _DATES_EVERY_S = 10.0
+_EXPIRY_EVERY_S = 60.0  # looks whether a round is due
 
 _log = structlog.get_logger(__name__)
 _Step = Callable[[Lead], Awaitable[None]]
@@ -41,6 +44,8 @@ class SiteUpkeep:
         self._redating = SiteRedating(core)
         self._scrub = SiteScrub(core)
         self._sweep = BucketSweep(core, random.SystemRandom())
+        self._expiry = SiteExpiry(core)
+        self.pins = SitePinKeeping(core)
         self._compared_term: int | None = None  # the term in which the bucket was compared
         self._tasks = Background()
 
@@ -50,6 +55,8 @@ class SiteUpkeep:
         self._keep("site-marker", _MARK_EVERY_S, self.mark)
         self._keep("site-log", _TRIM_EVERY_S, self._eviction.trim_log)
         self._keep("site-dates", _DATES_EVERY_S, self._redate)
+        self._keep("site-pins", _EVERY_S, self.pins.step)
+        self._keep("site-expiry", _EXPIRY_EVERY_S, self._expire)
         self._keep("bucket-deletions", _EVERY_S, self._delete_gone)
         self._keep("bucket-sweep", EVERY_S, self._sweep_next)
         self._keep("bucket-scrub", _EVERY_S, self._scrub_on)
@@ -80,6 +87,10 @@ class SiteUpkeep:
     async def _evict(self, lead: Lead) -> None:
         if self._compared_term == lead.term:
             await self._eviction.evict(lead)
+
+    async def _expire(self, lead: Lead) -> None:
+        if self._compared_term == lead.term:
+            await self._expiry.step(lead)
 
     async def _delete_gone(self, lead: Lead) -> None:
         if self._compared_term == lead.term:

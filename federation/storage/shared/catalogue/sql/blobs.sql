@@ -280,12 +280,14 @@ BEGIN
     WHERE r.attempt IS NOT NULL ON CONFLICT DO NOTHING RETURNING size
   )
   SELECT count(*) AS blobs, coalesce(sum(size), 0) AS bytes, array_agg(key) AS keys,
-    array_agg(size) AS sizes, array_agg(source::bigint) AS sources,
+    array_agg(size) AS sizes, array_agg(source::bigint) AS sources, array_agg(kept) AS kept,
     (SELECT coalesce(sum(size), 0) FROM objects) AS gone INTO total FROM removed;
   IF total.blobs > 0 THEN
     UPDATE site SET blobs = blobs - total.blobs, bytes = bytes - total.bytes,
       gone = gone + total.gone, presence = presence + 1;
     PERFORM federation_add_lost(total.keys, total.sizes, total.sources, p_reason, p_wall, p_kept);
+    PERFORM federation_kept_blob_gone(k.kept, k.size)
+    FROM unnest(total.kept, total.sizes) AS k(kept, size) WHERE k.kept IS NOT NULL;
     DELETE FROM quarantine WHERE id <= (SELECT max(id) FROM quarantine) - 200;
   END IF;
   RETURN total.blobs;

@@ -29,10 +29,27 @@ LANGUAGE sql AS $$
   UPDATE lead SET node = NULL WHERE role = p_role AND term = p_term
 $$;
 
+-- The site's clock. If leases that were given before a crash may be lost, nothing is removed for p_age
+-- ms from now (hold_ms).
+CREATE OR REPLACE FUNCTION federation_clock_of_leases(p_age bigint) RETURNS clock
+LANGUAGE plpgsql AS $$
+DECLARE
+  c clock;
+  life uuid;
+BEGIN
+  life := federation_incarnation();
+  SELECT * INTO c FROM clock FOR UPDATE;
+  IF c.incarnation <> life THEN
+    UPDATE clock SET incarnation = life, hold_ms = now_ms + p_age RETURNING * INTO c;
+  END IF;
+  RETURN c;
+END $$;
+
 -- Removes objects that were not leased for p_age ms, the least recently used first and those
 -- that only upstreams gave before all others, until p_bytes of the quota are freed; looks at
 -- p_rows at most. Objects that a peer still waits for stay; is_pinned says that there are such.
--- No object was used later than it was leased, so era bounds the search.
+-- No object was used later than it was leased, so era bounds the search; that of what pins keep is
+-- beyond it.
 CREATE OR REPLACE FUNCTION federation_evict(
   p_role text, p_term bigint, p_bytes bigint, p_rows int, p_age bigint, p_lease bigint,
   OUT blobs bigint, OUT entries bigint, OUT freed bigint, OUT is_paused boolean,
@@ -41,7 +58,6 @@ CREATE OR REPLACE FUNCTION federation_evict(
   SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off AS $$
 DECLARE
   c clock;
-  life uuid;
   pin bigint;
   pulled_pin bigint;
   oldest bigint; -- the first time of the leases that hold
@@ -49,11 +65,7 @@ DECLARE
 BEGIN
   PERFORM federation_check_lead(p_role, p_term);
   PERFORM federation_unsynced();
-  life := federation_incarnation();
-  SELECT * INTO c FROM clock FOR UPDATE;
-  IF c.incarnation <> life THEN -- leases that were given before the crash may be lost
-    UPDATE clock SET incarnation = life, hold_ms = now_ms + p_age RETURNING * INTO c;
-  END IF;
+  c := federation_clock_of_leases(p_age);
   is_paused := c.now_ms < c.hold_ms;
   blobs := 0;
   entries := 0;
@@ -118,6 +130,46 @@ BEGIN
       AND b.seq > CASE b.source WHEN 1 THEN pulled_pin ELSE pin END)
     OR EXISTS (SELECT FROM entry e WHERE e.accessed < oldest AND e.era <= oldest / 3600000
       AND e.seq > CASE e.source WHEN 1 THEN pulled_pin ELSE pin END));
+END $$;
+
+-- Looks at p_rows entries of an instance and kind with names after p_after, and removes those that no
+-- pin keeps, that no client has used for p_age ms (by the hour), and that were not leased for
+-- p_lease_age ms. Returns the last name, null if there are no more, and how many were removed.
+CREATE OR REPLACE FUNCTION federation_expire(
+  p_term bigint, p_kind bigint, p_instance bytea, p_after bytea, p_rows int, p_age bigint,
+  p_lease_age bigint, OUT last bytea, OUT removed bigint
+) LANGUAGE plpgsql SET jit = off
+  SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off AS $$
+DECLARE
+  c clock;
+  size bigint;
+BEGIN
+  PERFORM federation_check_lead('upkeep', p_term);
+  PERFORM federation_unsynced();
+  c := federation_clock_of_leases(p_lease_age);
+  removed := 0;
+  IF c.now_ms < c.hold_ms THEN
+    RETURN;
+  END IF;
+  SELECT (array_agg(o.name ORDER BY o.name DESC))[1] INTO last FROM (
+    SELECT e.name FROM entry e
+    WHERE e.kind = p_kind AND e.instance = p_instance AND e.name > p_after
+    ORDER BY e.name LIMIT p_rows
+  ) AS o;
+  WITH old AS MATERIALIZED (
+    SELECT e.name FROM entry e
+    WHERE e.kind = p_kind AND e.instance = p_instance AND e.name > p_after AND e.name <= last
+      AND e.accessed < c.now_ms - p_lease_age AND e.era < (c.now_ms - p_age) / 3600000
+    ORDER BY e.name FOR UPDATE
+  ), gone AS (
+    DELETE FROM entry e USING old
+    WHERE e.kind = p_kind AND e.instance = p_instance AND e.name = old.name
+    RETURNING octet_length(e.value) + octet_length(e.label) AS size
+  )
+  SELECT count(*), coalesce(sum(gone.size), 0) INTO removed, size FROM gone;
+  IF removed > 0 THEN
+    UPDATE site SET entries = entries - removed, bytes = bytes - size;
+  END IF;
 END $$;
 
 -- Forgets objects that were deleted from the bucket.

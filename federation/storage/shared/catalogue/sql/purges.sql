@@ -50,6 +50,9 @@ BEGIN
     RETURN;
   END IF;
   removed := held.size;
+  IF held.kept IS NOT NULL THEN
+    PERFORM federation_kept_blob_gone(held.kept, held.size);
+  END IF;
   s.blobs := s.blobs - 1;
   s.bytes := s.bytes - held.size;
   IF held.attempt IS NULL THEN
@@ -77,6 +80,7 @@ DECLARE
   fresh purge;
   held record;
   found record;
+  keeper bigint;
 BEGIN
   PERFORM federation_unsynced();
   SELECT now_ms INTO now FROM clock;
@@ -113,7 +117,12 @@ BEGIN
       sizes[i] := found.removed;
     ELSIF (held.ticks, held.node COLLATE "C") < (fresh.ticks, fresh.node COLLATE "C") THEN
       DELETE FROM entry e
-      WHERE e.kind = p_kinds[i] AND e.instance = p_instances[i] AND e.name = p_names[i];
+      WHERE e.kind = p_kinds[i] AND e.instance = p_instances[i] AND e.name = p_names[i]
+      RETURNING e.kept INTO keeper;
+      IF keeper IS NOT NULL THEN
+        PERFORM federation_kept_entry_gone(keeper, p_kinds[i]::smallint, p_instances[i], p_names[i],
+          held.size);
+      END IF;
       sizes[i] := held.size;
       s.entries := s.entries - 1;
       s.bytes := s.bytes - held.size;
