@@ -211,8 +211,9 @@ def _bring_up(connection: apsw.Connection, directory: DataDirectory) -> None:
     if users:
         pids = ", ".join(str(run.get("pid", run["id"])) for run in users)
         raise StorageRefused(
-            f"the catalogue has schema version {found} and this program uses {schema.VERSION}, but "
-            f"running processes (pid {pids}) still use version {found}. Stop them first."
+            f"{directory.catalogue} has schema version {found} and this program uses "
+            f"{schema.VERSION}, but running processes (pid {pids}) still use version {found}. "
+            "Stop them first."
         )
     if 0 < found < schema.VERSION:
         _keep_copy(connection, directory, found)

@@ -167,7 +167,7 @@ def test_o13_what_this_version_wrote_is_refused_by_the_one_before(tmp_path: Path
     connection.close()
     before = path.read_bytes()
     connection = schema.connect(path)
-    with pytest.raises(StorageRefused, match="schema version 6, this program knows up to 5"):
+    with pytest.raises(StorageRefused, match=f"{path} has schema version 6, .* up to 5. Use"):
         schema.bring_up(connection, version=5)
     connection.close()
     assert path.read_bytes() == before

@@ -166,8 +166,8 @@ def bring_up(
         found = stored_version(connection)
         if found > version:
             raise StorageRefused(
-                f"the catalogue has schema version {found}, this program knows up to {version}. "
-                "Use the program version that wrote it, or a newer one."
+                f"{connection.filename} has schema version {found}, this program knows up to "
+                f"{version}. Use the program version that wrote it, or a newer one."
             )
         if found == 0:
             connection.execute(NEW)
