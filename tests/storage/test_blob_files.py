@@ -46,3 +46,20 @@ def test_without_help_of_the_kernel_everything_is_left_to_threads(
 def test_reading_onwards_changes_nothing_of_what_is_read(fd: int) -> None:
     blob_files.read_onwards(fd)
     assert blob_files.read_exactly(fd, len(DATA), 0) == DATA
+
+
+def test_a_large_write_is_made_in_short_steps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps: list[int] = []
+    write = os.write
+
+    def write_some(fd: int, data: memoryview) -> int:
+        steps.append(len(data))
+        return write(fd, data[:100_000])  # the kernel may take less than it was given
+
+    with (tmp_path / "new").open("wb") as file, monkeypatch.context() as patched:
+        patched.setattr(os, "write", write_some)
+        blob_files.write_whole(file.fileno(), DATA)
+    assert (tmp_path / "new").read_bytes() == DATA
+    assert max(steps) == 256 * 1024
