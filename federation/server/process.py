@@ -54,9 +54,10 @@ def keep_freed_memory() -> None:
     next message is a fault and has to be cleared: a server that sends 256 MiB from the page cache
     then spends 320 instead of 100 ms of CPU. Many uploads at once free and take again as much as
     their messages may hold together: with 8 MiB kept, an upload of 5 MB took a quarter more of the
-    event loop's CPU. As each thread would have an arena of its own, which keeps its own, there are
-    two for all: 500 readers of one blob that is being pulled then leave 25 to 35 MiB behind instead
-    of 100 (with 8 MiB kept), and reads take no more CPU. Other C libraries are left as they are.
+    event loop's CPU, and a GB from the bucket of a site, in parts of 8 MiB, 0.75 instead of 0.33 s.
+    As each thread would have an arena of its own, which keeps its own, there are two for all: 500
+    readers of one blob that is being pulled then leave 25 to 35 MiB behind instead of 100 (with 8
+    MiB kept), and reads take no more CPU. Other C libraries are left as they are.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
