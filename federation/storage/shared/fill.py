@@ -2,8 +2,8 @@
 
 Each part is verified before readers see it; the last one waits until the whole blob was compared
 with its digest. So no read of wrong bytes ever ends well, and no reader waits for the whole blob.
-Readers that keep up are given a part from memory while it is being stored, so they wait neither for
-the disk nor for a thread; others read the growing file.
+Parts are hashed for the digest and stored behind that: readers that keep up are given them from
+memory meanwhile, so they wait neither for the disk nor for a thread; others read the growing file.
 """
 
 from __future__ import annotations
@@ -23,12 +23,13 @@ from federation.core.errors import (
 )
 from federation.core.store import Growing, Ingest
 from federation.storage.shared.catalogue.rows import BlobAt
-from federation.storage.shared.naming import part_count
+from federation.storage.shared.naming import PART_BYTES, part_count
 from federation.storage.shared.parts import PartDamaged, fetch_part
 from federation.storage.shared.site_context import SiteContext
 
 _log = structlog.get_logger(__name__)
-_AHEAD_PARTS = 4  # fetched at once; one of them is being written
+_AHEAD_PARTS = 4  # fetched at once
+_BEHIND_PARTS = 2  # wait to be stored, besides the one that is being stored and the newest one
 
 
 class CacheTrouble(Exception):
@@ -44,8 +45,8 @@ class BucketFill:
         self._at = at
         self._ingest = ingest
         self._growing: Growing | None = None
-        self._part: memoryview | None = None  # the one that is being stored
-        self._stored_bytes = 0  # where it begins
+        self._held: deque[memoryview] = deque()  # parts that came and are not stored yet
+        self._stored_bytes = 0  # where the first of them begins
         self._moved = asyncio.Event()  # another one after each move
         self.available_bytes = 0
         self.readers = 0
@@ -90,9 +91,7 @@ class BucketFill:
         await self.wait_beyond(offset)
         end = min(offset + size_bytes, self.available_bytes)
         if offset >= self._stored_bytes:
-            if self._part is None:
-                raise CacheTrouble("a part that was shown could not be stored")
-            return bytes(self._part[offset - self._stored_bytes : end - self._stored_bytes])
+            return self._from_memory(offset, end)
         assert self._growing is not None
         try:
             return await self._growing.read(offset, min(end, self._stored_bytes) - offset)
@@ -104,9 +103,41 @@ class BucketFill:
         if self._growing is not None:
             await self._growing.close()
 
+    def _from_memory(self, offset: int, end: int) -> bytes:
+        """Return a copy: a slow reader's slice must not keep the whole part in memory."""
+        behind, from_byte = divmod(offset - self._stored_bytes, PART_BYTES)
+        if behind >= len(self._held):
+            raise CacheTrouble("a part that was shown could not be stored")
+        return bytes(self._held[behind][from_byte : from_byte + end - offset])
+
     async def _receive(self) -> None:
         """Raises SourceUnavailable, BlobDamaged, CacheTrouble."""
         count = part_count(self._digest.size_bytes)
+        came: asyncio.Queue[memoryview] = asyncio.Queue(_BEHIND_PARTS)
+        work = [
+            asyncio.ensure_future(self._fetch_all(count, came)),
+            asyncio.ensure_future(self._store_all(count, came)),
+        ]
+        try:
+            await asyncio.wait(work, return_when=asyncio.FIRST_EXCEPTION)
+            for task in work:
+                if task.done():
+                    task.result()
+        except (PartDamaged, DigestMismatch) as damage:
+            await self._core.set_aside(self._digest, self._at, str(damage))
+            raise BlobDamaged(self._digest, str(damage)) from damage
+        finally:
+            for task in work:  # once: a second time would end their cleaning up
+                task.cancel()
+            await asyncio.gather(*work, return_exceptions=True)
+            while self._held:
+                self._let_go()
+
+    async def _fetch_all(self, count: int, came: asyncio.Queue[memoryview]) -> None:
+        """Fetch the parts, several at once, and show them in order, all but the last one.
+
+        Raises SourceUnavailable, PartDamaged, CacheTrouble.
+        """
         ahead: deque[asyncio.Task[memoryview]] = deque()
         begun = 0
         try:
@@ -116,20 +147,16 @@ class BucketFill:
                 while begun < min(count, part + _AHEAD_PARTS):
                     ahead.append(asyncio.ensure_future(self._fetch(begun)))
                     begun += 1
-                data = await ahead[0]
+                self._held.append(await ahead[0])
                 ahead.popleft()
-                try:
-                    await self._take(data, is_last=part == count - 1)
-                finally:
-                    self._core.fetching.release()
-        except (PartDamaged, DigestMismatch) as damage:
-            await self._core.set_aside(self._digest, self._at, str(damage))
-            raise BlobDamaged(self._digest, str(damage)) from damage
+                if part < count - 1:
+                    self._move(added_bytes=len(self._held[-1]))
+                await came.put(self._held[-1])
         finally:
             await self._drop(ahead)
 
     async def _fetch(self, part: int) -> memoryview:
-        """Fetch a part into one of the places for parts in memory, which the taker gives back."""
+        """Fetch a part into one of the places for parts in memory; see _let_go()."""
         await self._core.fetching.acquire()
         try:
             return await fetch_part(self._core.bucket, self._digest, self._at, part)
@@ -144,25 +171,30 @@ class BucketFill:
             if isinstance(outcome, memoryview):
                 self._core.fetching.release()
 
-    async def _take(self, data: memoryview, *, is_last: bool) -> None:
-        """Show a verified part and store it. Raises CacheTrouble, DigestMismatch."""
-        self._part = data
-        if not is_last:
-            self._move(added_bytes=len(data))
+    async def _store_all(self, count: int, came: asyncio.Queue[memoryview]) -> None:
+        """Store the parts in order, and show the last one. Raises CacheTrouble, DigestMismatch."""
         try:
-            await self._ingest.append(data)
-            if is_last:
-                self._ingest.verify()
-                self._move(added_bytes=len(data))
-            if self._growing is None:
-                self._growing = await self._ingest.open_growing()
-            self._stored_bytes += len(data)
+            for part in range(count):
+                on_hashed = self._show_last if part == count - 1 else None
+                await self._ingest.append(await came.get(), on_hashed)
+                if self._growing is None:
+                    self._growing = await self._ingest.open_growing()
+                self._stored_bytes += self._let_go()
         except DigestMismatch:
             raise
         except FederationError as error:
             raise CacheTrouble(str(error)) from error
-        finally:
-            self._part = None
+
+    def _show_last(self) -> None:
+        """Show the last part, if the whole is right. Raises DigestMismatch."""
+        self._ingest.verify()
+        self._move(added_bytes=self._digest.size_bytes - self.available_bytes)
+
+    def _let_go(self) -> int:
+        """Drop the first part that is held, and give its place back. Return the part's size."""
+        size_bytes = len(self._held.popleft())
+        self._core.fetching.release()
+        return size_bytes
 
     def _move(self, *, added_bytes: int = 0, error: Exception | None = None) -> None:
         """Show more bytes, or why there will be none, to those who wait."""

@@ -12,6 +12,8 @@ import pytest
 from federation.core.digest import Digest, digest_of
 from federation.core.errors import BlobDamaged, DigestMismatch, SourceUnavailable, StorageFull
 from federation.core.store import Piece
+from federation.storage.shared import fill as fill_module
+from federation.storage.shared import naming
 from federation.storage.shared.catalogue.rows import BlobAt
 from federation.storage.shared.fill import BucketFill, CacheTrouble
 from federation.storage.shared.naming import PART_BYTES, hash_part
@@ -19,28 +21,33 @@ from tests.support.polling import until
 
 FIRST, LAST = bytes(range(256)) * (PART_BYTES // 256), b"the last part"
 BLOB = FIRST + LAST
+PLACES, MANY, SMALL_PART_BYTES = 12, 20, 1024
 DIGEST = digest_of(BLOB)
 AT = BlobAt(len(BLOB), 1, b"attempt1", hash_part(FIRST) + hash_part(LAST), None)
 
 
 class HeldUpIngest:
-    """The cache: stores a part once the test lets it, and keeps what it stored."""
+    """The cache: hashes a part at once, stores it once the test lets it, and keeps it."""
 
     def __init__(self, digest: Digest) -> None:
         self.digest = digest
+        self.hashed = b""
         self.stored = b""
         self.allowed = asyncio.Semaphore(0)
         self.refusal: Exception | None = None
         self.committed = False
 
     async def append(self, data: Piece, on_hashed: Callable[[], None] | None = None) -> None:
+        self.hashed += data
+        if on_hashed is not None:
+            on_hashed()
         await self.allowed.acquire()
         if self.refusal is not None:
             raise self.refusal
         self.stored += data
 
     def verify(self) -> None:
-        if digest_of(self.stored) != self.digest:
+        if digest_of(self.hashed) != self.digest:
             raise DigestMismatch(self.digest, "other bytes were sent")
 
     async def open_growing(self) -> HeldUpIngest:
@@ -63,15 +70,19 @@ class HeldUpIngest:
 class FillCore:
     """The parts of SiteContext that a fill uses."""
 
-    def __init__(self) -> None:
-        self.fetching = asyncio.Semaphore(4)
+    def __init__(self, blob: bytes = BLOB) -> None:
+        self.blob = blob
+        self.fetching = asyncio.Semaphore(PLACES)
         self.bucket = self
+        self.fetched = 0
         self.damaged: list[str] = []
 
     async def get(self, name: str, size_bytes: int, *, in_one: bool = False) -> memoryview:
-        found = {"00000": FIRST, "00001": LAST}[name.rpartition("-")[2]]
+        start = int(name.rpartition("-")[2]) * naming.PART_BYTES
+        found = memoryview(self.blob)[start : start + naming.PART_BYTES]
         assert len(found) == size_bytes
-        return memoryview(found)
+        self.fetched += 1
+        return found
 
     async def set_aside(self, digest: Digest, at: BlobAt, reason: str) -> None:
         self.damaged.append(reason)
@@ -79,10 +90,10 @@ class FillCore:
 
 @asynccontextmanager
 async def filling(
-    digest: Digest = DIGEST,
+    digest: Digest = DIGEST, at: BlobAt = AT, blob: bytes = BLOB
 ) -> AsyncIterator[tuple[BucketFill, HeldUpIngest, FillCore]]:
-    core, ingest = FillCore(), HeldUpIngest(digest)
-    fill = BucketFill(cast(Any, core), digest, AT, cast(Any, ingest))
+    core, ingest = FillCore(blob), HeldUpIngest(digest)
+    fill = BucketFill(cast(Any, core), digest, at, cast(Any, ingest))
     fill.readers = 1
     running = asyncio.ensure_future(fill.run())
     try:
@@ -91,7 +102,24 @@ async def filling(
     finally:
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
-    assert core.fetching._value == 4, "all places are given back"
+    assert core.fetching._value == PLACES, "all places are given back"
+
+
+@asynccontextmanager
+async def filling_many(
+    monkeypatch: pytest.MonkeyPatch,
+) -> AsyncIterator[tuple[BucketFill, HeldUpIngest, FillCore, bytes]]:
+    """Fill a blob of MANY small parts."""
+    for module in (naming, fill_module):
+        monkeypatch.setattr(module, "PART_BYTES", SMALL_PART_BYTES)
+    blob = b"".join(bytes([part]) * SMALL_PART_BYTES for part in range(MANY))
+    hashes = b"".join(
+        hash_part(blob[start : start + SMALL_PART_BYTES])
+        for start in range(0, len(blob), SMALL_PART_BYTES)
+    )
+    at = BlobAt(len(blob), 1, b"attempt1", hashes, None)
+    async with filling(digest_of(blob), at, blob) as (fill, ingest, core):
+        yield fill, ingest, core, blob
 
 
 async def test_a_part_is_read_while_the_cache_still_stores_it() -> None:
@@ -118,14 +146,60 @@ async def test_a_read_over_the_end_of_what_is_stored_gives_that_first() -> None:
 
 
 async def test_the_last_part_waits_until_the_whole_was_compared() -> None:
-    async with filling() as (fill, ingest, _):
-        ingest.allowed.release()
+    async with filling() as (fill, ingest, core):
         reading = asyncio.ensure_future(fill.read(PART_BYTES, 100))
-        await until(lambda: ingest.stored, "the first part is stored")
+        await until(lambda: core.fetched == 2 and ingest.hashed == FIRST, "both parts came")
         done, _ = await asyncio.wait({reading}, timeout=0)
         assert not done
         ingest.allowed.release()
         assert await reading == LAST
+
+
+async def test_the_last_part_does_not_wait_until_it_is_stored() -> None:
+    async with filling() as (fill, ingest, _):
+        ingest.allowed.release()
+        assert await fill.read(PART_BYTES, 100) == LAST
+        assert ingest.stored == FIRST
+
+
+async def test_parts_are_read_while_the_cache_stores_an_earlier_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with filling_many(monkeypatch) as (fill, ingest, _, blob):
+        for part in range(4):
+            start = part * SMALL_PART_BYTES
+            assert await fill.read(start + 5, 10**6) == blob[start + 5 : start + SMALL_PART_BYTES]
+        assert ingest.stored == b""
+
+
+async def test_a_cache_that_stores_nothing_stops_the_fetching(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with filling_many(monkeypatch) as (fill, _, core, _blob):
+        shown_bytes = 4 * SMALL_PART_BYTES
+        await until(lambda: fill.available_bytes >= shown_bytes and core.fetched >= 7, "they came")
+        assert (fill.available_bytes, core.fetched) == (shown_bytes, 7)
+
+
+async def test_a_blob_of_many_parts_is_read_and_stored_as_it_is(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with filling_many(monkeypatch) as (fill, ingest, _, blob):
+        read = b""
+        while len(read) < len(blob):
+            ingest.allowed.release()
+            read += await fill.read(len(read), 700)
+        assert read == blob
+        await until(lambda: ingest.committed, "the cache has the blob")
+        assert ingest.stored == blob
+
+
+async def test_a_fill_that_is_ended_gives_back_the_parts_that_wait(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with filling_many(monkeypatch) as (_, _ingest, core, _blob):
+        await until(lambda: core.fetched >= 7, "all that may wait for the cache came")
+        assert core.fetching._value <= PLACES - 7
 
 
 async def test_the_last_part_of_other_bytes_is_never_shown() -> None:
