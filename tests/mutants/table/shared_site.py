@@ -38,10 +38,26 @@ SHARED_SITE = [
     Mutant(
         "last-part-waits",
         f"{_SHARED}/fill.py",
-        "        if not is_last:\n            self._move(added_bytes=len(data))",
-        "        self._move(added_bytes=len(data) * (not is_last) + is_last)",
+        "                if part < count - 1:",
+        "                if part < count:",
         ("tests/storage/shared/test_fill.py",),
         "Readers are given the end of a blob before the whole was compared with its digest.",
+    ),
+    Mutant(
+        "last-part-compared",
+        f"{_SHARED}/fill.py",
+        "        self._ingest.verify()\n        self._move(",
+        "        self._move(",
+        ("tests/storage/shared/test_fill.py",),
+        "A read of wrong bytes ends well, because the last part is shown without a comparison.",
+    ),
+    Mutant(
+        "fill-behind",
+        f"{_SHARED}/fill.py",
+        "asyncio.Queue(_BEHIND_PARTS)",
+        "asyncio.Queue()",
+        ("tests/storage/shared/test_fill.py",),
+        "A fill whose cache is slow takes all places for parts, and the other fills stand still.",
     ),
     Mutant(
         "whole-past-the-cache",
