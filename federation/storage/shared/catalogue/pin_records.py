@@ -132,8 +132,8 @@ class SitePinRecords:
         records = (*_for_people(pins), [each.is_removed for each in pins], ticks, nodes)
         call = (_STORE, *records, trial, self._trials.get(trial or 0), *times, *_KEPT)
         try:
-            # A second run would find the trial's record in force, and put it away as an older one.
-            (taken,) = await self._connections.ask_one(*call, twice=trial is None)
+            # A second run would find nothing to remove, or put the trial's record away as older.
+            (taken,) = await self._connections.ask_one(*call, twice=not are_own)
         except SourceUnavailable as error:
             raise StorageFailed(f"it is not certain what was pinned: {error}") from error
         found: list[bool] = taken

@@ -131,6 +131,7 @@ BEGIN
 END $$;
 
 -- Ends pins whose date has passed, and returns them; and trials that gave no sign for p_tried ms.
+-- Durable before anybody sees it, as peers are told up to a number.
 CREATE OR REPLACE FUNCTION federation_end_pins(
   p_term bigint, p_life uuid, p_wall float8, p_tried bigint, p_keep float8, p_kept int
 ) RETURNS SETOF pin LANGUAGE plpgsql AS $$
@@ -138,6 +139,7 @@ DECLARE
   over pin;
 BEGIN
   PERFORM federation_as_keeper(p_term, p_life);
+  PERFORM set_config('synchronous_commit', 'on', true);
   PERFORM FROM site FOR UPDATE;
   PERFORM FROM pinned FOR UPDATE;
   DELETE FROM pin WHERE seq IS NULL AND NOT removed
