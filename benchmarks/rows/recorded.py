@@ -151,7 +151,13 @@ def rows(*, quick: bool) -> list[RowSpec]:
             partial(Recorded, clients=2 if quick else clients),
             items=calls * (2 if quick else clients),
             stores=True,
-            servers=("federation", "federation-http2", "casd", "federation-2"),
+            servers=(
+                "federation",
+                "federation-http2",
+                "casd",
+                "federation-2",
+                "federation-http2-2",
+            ),
         )
         for clients in (1, 16, 64, 256)
     ]
