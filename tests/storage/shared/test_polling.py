@@ -8,7 +8,9 @@ from collections.abc import Awaitable, Callable
 from typing import TypeVar, cast
 
 import pytest
+from structlog.testing import capture_logs
 
+from federation.core.errors import SourceUnavailable, StorageFull
 from federation.core.tasks import FailingWork
 from federation.storage.shared.catalogue.connections import DatabaseConnections
 from federation.storage.shared.catalogue.leads import SiteLeads
@@ -117,6 +119,34 @@ def test_a_new_epoch_of_the_log_counts_as_a_removal() -> None:
         return node.watch.presence() != before
 
     assert polling(test)
+
+
+class OutdatedDatabase:
+    """A database that was put back with an older schema, and whose disk is full."""
+
+    trouble = ""
+
+    async def ask(self, _statement: str) -> list[object]:
+        raise SourceUnavailable("the site's database", "a table is missing")
+
+    async def ask_one(self, statement: str) -> tuple[object, ...]:
+        return (1, 1, "site") if "schema" in statement else (True,)
+
+    async def run_script(self, _script: str) -> None:
+        raise StorageFull("the disk is full")
+
+
+def test_an_upgrade_that_finds_the_disk_full_ends_no_poll_and_is_told_of_once() -> None:
+    async def test(node: Polling) -> list[str]:
+        connections = cast(DatabaseConnections, OutdatedDatabase())
+        row, jitter = node.watch.row, random.Random(1)
+        watch = SiteWatch(connections, VirtualClock(), row, jitter, upgrades=True)
+        with capture_logs() as logged:
+            await watch.refresh()
+            await watch.refresh()
+        return [each["event"] for each in logged]
+
+    assert polling(test) == ["site_not_polled", "site_not_upgraded"]
 
 
 def test_a_role_is_taken_as_soon_as_somebody_wants_it() -> None:

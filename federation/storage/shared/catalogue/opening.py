@@ -81,7 +81,7 @@ async def open_site(connections: DatabaseConnections, *, may_create: bool) -> st
 async def upgrade_older(connections: DatabaseConnections) -> None:
     """Upgrade a database that answers and has an older schema, as at a start.
 
-    One may be put back below running nodes. Raises SourceUnavailable.
+    One may be put back below running nodes. Raises SourceUnavailable, StorageFull.
     """
     if await _has_tables(connections):
         schema, *_ = await connections.ask_one(_SCHEMA_AND_OLDEST)
@@ -147,7 +147,7 @@ async def _create(connections: DatabaseConnections) -> None:
 
 
 async def _upgrade(connections: DatabaseConnections, before: int) -> None:
-    """Bring tables and functions to SCHEMA in one transaction. Raises SourceUnavailable."""
+    """Bring tables and functions to SCHEMA in one transaction. Raises as run_script."""
     begin = _BEGIN.format(found=_SCHEMA_OF_SITE, expected=before)
     try:
         await connections.run_script(begin + _scripts(before) + _UPGRADED.format(schema=SCHEMA))

@@ -16,8 +16,9 @@ from typing import NamedTuple
 import structlog
 
 from federation.core.clock import Clock
-from federation.core.errors import SourceUnavailable
+from federation.core.errors import SourceUnavailable, StorageFull
 from federation.core.tasks import Background, FailingWork, sleep_unless
+from federation.observability.rate_limits import Complaints
 from federation.storage.log_end import Notifier
 from federation.storage.shared.catalogue.connections import DatabaseConnections
 from federation.storage.shared.catalogue.opening import too_old, upgrade_older
@@ -114,6 +115,7 @@ class SiteWatch:
         self._called = asyncio.Event()  # somebody cannot wait for the next poll as planned
         self._jitter = jitter
         self._readable = True
+        self._complaints = Complaints(_log, clock)
         self._polls = 0
         self._notifier = Notifier(lambda: self._polls, clock)
         self._background = Background()
@@ -272,8 +274,8 @@ class SiteWatch:
     async def _upgrade_older(self) -> None:
         try:
             await upgrade_older(self._connections)
-        except SourceUnavailable as error:  # the next poll tries again
-            _log.warning("site_not_upgraded", reason=str(error))
+        except (SourceUnavailable, StorageFull) as error:  # the next poll tries again
+            self._complaints.warn("site_not_upgraded", error)
 
     def _tell(self, polled: Polled | None) -> None:
         for follower in self._followers:
