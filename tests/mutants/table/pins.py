@@ -215,8 +215,8 @@ PINS = [
     Mutant(
         "site-pin-life",
         f"{_SITE}/sql/pins.sql",
-        "  IF federation_incarnation() <> p_life THEN\n    RAISE",
-        "  IF false THEN\n    RAISE",
+        "  PERFORM federation_check_life(p_life, 'pins were looked at');",
+        "  PERFORM 1;",
         _SITE_PINS,
         "What a crash of the database has undone is noted as looked at, and evicted.",
         marked="servers",
@@ -224,10 +224,19 @@ PINS = [
     Mutant(
         "site-pin-trial-life",
         f"{_SITE}/sql/pins.sql",
-        "      IF federation_incarnation() <> p_life THEN\n",
-        "      IF false THEN\n",
+        "      PERFORM federation_check_life(p_life, 'it was pinned; nothing was');",
+        "      PERFORM 1;",
         _SITE_PINS,
         "A pin is in force, and a crash of the database has undone what it keeps.",
+        marked="servers",
+    ),
+    Mutant(
+        "site-pin-settled-life",
+        f"{_SITE}/sql/keepings.sql",
+        "  PERFORM federation_check_life(p_life, 'pins were looked at');",
+        "  PERFORM 1;",
+        _SITE_PINS,
+        "An entry counts as kept as a whole, and a crash of the database has undone that.",
         marked="servers",
     ),
     Mutant(

@@ -35,6 +35,7 @@ from tests.contracts.pins.pinned import (
     wanted,
 )
 from tests.contracts.pins.sites import Action, NodesSite, interrupted
+from tests.support.messages import directory
 from tests.support.polling import until
 from tests.support.sites import TestSite
 
@@ -115,6 +116,24 @@ async def test_a_crash_of_the_database_during_a_look_has_it_done_again(
     assert (found.is_settled, found.is_whole, found.entries, found.blobs) == (True, True, 1, 3)
     await pinning.evict_all()
     assert await held(pinning, digests) == digests
+
+
+async def test_a_crash_of_the_database_as_an_entry_is_completed_leaves_it_incomplete(
+    pinning: NodesSite,
+) -> None:
+    root = await put(pinning, directory({"f": digest_of(LEAF)}))
+    await pinning.index.put([result(b"a", root)])
+    assert (await pin(pinning)).incomplete == 1
+    await put(pinning, LEAF)
+    await pinning.pass_ms(90_000_000)
+    _, lead = await pinning.leader()
+    made = await keeping(pinning, lambda: crashed(pinning))
+    with pytest.raises(LeadLost, match="was restarted"):
+        await made.step(lead)
+    assert (await report(pinning)).incomplete == 1
+    await pinning.settle()
+    found = await report(pinning)
+    assert (found.is_whole, found.entries, found.blobs) == (True, 1, 2)
 
 
 async def test_of_a_pin_that_a_crash_of_the_database_cut_off_nothing_stays(
@@ -226,8 +245,9 @@ async def test_commands_pin_list_explain_and_unpin_beside_the_nodes(
     assert await names(pinning, entry) == [False]
 
 
+@pytest.mark.parametrize("why", ["another node leads", "was restarted"])
 async def test_a_lead_that_is_lost_between_looking_and_giving_back_gives_nothing_back(
-    site: TestSite, pinning: NodesSite
+    site: TestSite, pinning: NodesSite, why: str
 ) -> None:
     digests = await tree_of(pinning, LEAF)
     await pinning.index.put([result(b"a", digests[0]), result(b"b", digests[0], instance="rel")])
@@ -240,8 +260,9 @@ async def test_a_lead_that_is_lost_between_looking_and_giving_back_gives_nothing
     async def overtaken() -> None:
         site.sql("UPDATE lead SET term = term + 1 WHERE role = 'upkeep'")
 
-    made = await keeping(pinning, overtaken)
-    with pytest.raises(LeadLost):
+    is_crash = why == "was restarted"
+    made = await keeping(pinning, (lambda: crashed(pinning)) if is_crash else overtaken)
+    with pytest.raises(LeadLost, match=why):
         await made.step(lead)
     assert site.sql("SELECT count(*) FROM blob WHERE kept IS NULL") == [(0,)]
 

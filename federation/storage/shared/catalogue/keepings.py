@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from federation.core.index import Entry, EntryKey, EntryKind
+from federation.core.pins import KeptState
 from federation.core.uses import Use
 from federation.storage.pin_tables import (
     PUT_OFF_MS,
@@ -49,17 +50,13 @@ WHERE k.pin = $1 AND k.kind = $2 AND k.instance = $3 AND k.name = $4 AND k.state
 _BEGIN = "SELECT keeping, seq, tries, fits FROM federation_begin_keeping($1, $2, $3, $4, $5, $6)"
 _LOOK = "SELECT free, missing FROM federation_look_for_keeping($1)"
 _KEEP = "SELECT fits, missing FROM federation_keep($1, $2, $3)"
-_SETTLE = """
-UPDATE keeping SET state = $2, missing = $3, due = (SELECT now_ms FROM clock) + $4::bigint,
-  tries = CASE WHEN missing = $3 THEN tries + 1 ELSE 0 END
-WHERE id = $1 AND pin IS NOT NULL
-"""
+_SETTLE = "SELECT federation_settle_keeping($1, $2, $3, $4, $5)"
 _DUE = f"""
 SELECT {_COLUMNS} FROM keeping k
 WHERE k.due <= (SELECT now_ms FROM clock) AND k.state > 0 AND k.pin IS NOT NULL
 ORDER BY k.due LIMIT $1
 """  # noqa: S608 - constants
-_PUT_OFF = "UPDATE keeping SET due = (SELECT now_ms FROM clock) + $2::bigint WHERE id = ANY ($1)"
+_PUT_OFF = "SELECT federation_put_off($1, $2)"
 _AFTER = f"""
 SELECT {_COLUMNS} FROM keeping k
 WHERE k.id > $1 AND k.state < 2 AND k.pin IS NOT NULL ORDER BY k.id LIMIT $2
@@ -74,7 +71,7 @@ _FORGET = "SELECT federation_forget_keepings($1, $2, $3)"
 
 
 class SiteKeepings:
-    """See Keepings, which calls an entry by its key. What ends or gives back raises LeadLost, too.
+    """See Keepings. An entry is called by its key. What ends or gives back raises LeadLost, too.
 
     Nothing is durable when a method returns, but before whatever is later made durable.
     """
@@ -152,10 +149,11 @@ class SiteKeepings:
         return KeptNow(does_fit, missing or [])
 
     async def settle(self, keeping: Keeping[EntryKey], missing: int, *, is_whole: bool) -> None:
-        """See Keepings."""
-        state = 0 if is_whole else 1
+        """See Keepings. Raises LeadLost if the database has crashed: the walk kept less."""
+        state = KeptState.WHOLE if is_whole else KeptState.INCOMPLETE
         wait_ms = retry_after_ms(keeping.tries)
-        await self._connections.ask(_SETTLE, keeping.id, state, missing, wait_ms)
+        call = (_SETTLE, keeping.id, int(state), missing, wait_ms, self._work.life)
+        await self._connections.ask(*call)
 
     async def leave_out(self, keeping: Keeping[EntryKey]) -> None:
         """See Keepings."""

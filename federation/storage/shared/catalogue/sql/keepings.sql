@@ -145,6 +145,30 @@ BEGIN
   FROM unnest(free) AS i(key) WHERE b.key = i.key;
 END $$;
 
+-- Notes the result of a walk; the keeping is looked at again p_wait ms from now, unless it is whole.
+-- Fails if the database has crashed since p_life, as then what was kept during the walk may be lost
+-- (null: of a trial, which finds that out at its end).
+CREATE OR REPLACE FUNCTION federation_settle_keeping(
+  p_keeping bigint, p_state int, p_missing bigint, p_wait bigint, p_life uuid
+) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+  PERFORM federation_unsynced();
+  PERFORM federation_check_life(p_life, 'pins were looked at');
+  UPDATE keeping SET state = p_state, missing = p_missing,
+    due = (SELECT now_ms FROM clock) + p_wait,
+    tries = CASE WHEN missing = p_missing THEN tries + 1 ELSE 0 END
+  WHERE id = p_keeping AND pin IS NOT NULL;
+END $$;
+
+-- Has keepings that were left out wait for p_wait ms more.
+CREATE OR REPLACE FUNCTION federation_put_off(p_keepings bigint[], p_wait bigint) RETURNS void
+LANGUAGE plpgsql AS $$
+BEGIN
+  PERFORM federation_unsynced();
+  PERFORM FROM pinned FOR UPDATE;
+  UPDATE keeping SET due = (SELECT now_ms FROM clock) + p_wait WHERE id = ANY (p_keepings);
+END $$;
+
 -- Notes that a pin leaves an entry out, until p_wait ms from now; what was kept of that already is
 -- given back.
 CREATE OR REPLACE FUNCTION federation_leave_out(p_keeping bigint, p_wait bigint) RETURNS void

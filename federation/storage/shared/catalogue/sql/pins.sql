@@ -1,17 +1,23 @@
 -- The records of pins: see federation/core/pins.py. Their numbers are in the order of commits, as
 -- whoever writes one locks the row pinned, after the row site, whose clock of stamps it needs.
 
--- Fails unless this term still leads and the database has not crashed since p_life: what was kept
--- before may be lost then.
+-- Fails if the database has crashed since p_life: what was kept before may be lost then. p_while:
+-- what was going on.
+CREATE OR REPLACE FUNCTION federation_check_life(p_life uuid, p_while text) RETURNS void
+LANGUAGE plpgsql AS $$
+BEGIN
+  IF federation_incarnation() <> p_life THEN
+    RAISE EXCEPTION 'the database was restarted while %', p_while USING ERRCODE = 'FDL01';
+  END IF;
+END $$;
+
+-- Fails unless this term still leads and the database has not crashed since p_life.
 CREATE OR REPLACE FUNCTION federation_as_keeper(p_term bigint, p_life uuid) RETURNS void
 LANGUAGE plpgsql AS $$
 BEGIN
   PERFORM federation_unsynced();
   PERFORM federation_check_lead('upkeep', p_term);
-  IF federation_incarnation() <> p_life THEN
-    RAISE EXCEPTION 'the database was restarted while pins were looked at'
-      USING ERRCODE = 'FDL01';
-  END IF;
+  PERFORM federation_check_life(p_life, 'pins were looked at');
 END $$;
 
 -- Fails beyond p_most pins beside that of a target.
@@ -59,10 +65,10 @@ BEGIN
   END IF;
 END $$;
 
--- Stores records, each target once. p_nodes: null for those of this site, which get a stamp of now,
--- and of which those are let fall that remove what is not pinned; others are taken if their stamp
--- is newer. p_trial: the record that goes in force, of the first target, if the database has not
--- crashed since p_life. taken: for each whether it was.
+-- Stores records, and returns for each whether it was taken. p_nodes: null for the records of this
+-- site, which get a stamp of now, and are taken unless they remove what is not pinned; a record of a
+-- peer is taken if its stamp is newer. p_trial: of a trial whose record, the only one, goes in force
+-- if the database has not crashed since p_life.
 CREATE OR REPLACE FUNCTION federation_store_pins(
   p_targets bytea[], p_labels bytea[], p_untils float8[], p_notes bytea[], p_whos bytea[],
   p_ats float8[], p_removed boolean[], p_ticks bigint[], p_nodes text[], p_trial bigint,
@@ -100,10 +106,7 @@ BEGIN
     END IF;
     s.ticks := greatest(s.ticks, fresh.ticks);
     IF p_trial IS NOT NULL THEN
-      IF federation_incarnation() <> p_life THEN
-        RAISE EXCEPTION 'the database was restarted while it was pinned; nothing was'
-          USING ERRCODE = 'FDL01';
-      END IF;
+      PERFORM federation_check_life(p_life, 'it was pinned; nothing was');
       DELETE FROM pin WHERE id = known.id;
       UPDATE pin SET target = fresh.target WHERE id = p_trial;
     END IF;

@@ -39,8 +39,9 @@ CREATE INDEX keeping_due_again ON keeping (due) WHERE state > 0 AND pin IS NOT N
 CREATE INDEX keeping_ended ON keeping (state, due) WHERE pin IS NULL;
 
 -- pinned: the sum over all keepings, the number of the newest change of a pin, and the last row of
--- the log that was looked at. Whoever changes pin or keeping locks this row first, after blobs,
--- entries and site: so what pins may take is exact whichever nodes pin.
+-- the log that was looked at. Who changes what pins take, or several rows of pin or keeping, locks
+-- this row before those, and after blobs, entries and site: so what pins may take is exact whichever
+-- nodes pin, and nobody waits in a circle.
 CREATE TABLE pinned (
   id smallint PRIMARY KEY CHECK (id = 1), bytes bigint NOT NULL DEFAULT 0,
   seq bigint NOT NULL DEFAULT 0, followed bigint NOT NULL DEFAULT 0
