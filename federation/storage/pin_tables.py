@@ -60,7 +60,7 @@ class Followed(NamedTuple):
     at: int  # the last row that was
     head: int  # the newest row
     is_whole: bool  # whether all rows in between are there
-    live: Sequence[PinRow]  # pins in force; a newer one looks at older rows by itself
+    live: Sequence[PinRow]  # pins in force, if there are rows to look at; one made later scans all
 
 
 class Keeping(NamedTuple, Generic[E]):
