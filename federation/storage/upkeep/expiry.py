@@ -74,17 +74,16 @@ class Expiry:
             return 0
         removed = {
             instance: count
-            for instance in self._core.settings.expire_after
-            if (age_ms := max_unused_ms(self._core, instance)) is not None
-            and (count := await self._expire(instance, age_ms))
+            for instance, age_s in self._core.settings.expire_after.items()
+            if (count := await self._expire(instance, age_s))
         }
         if removed:
             _log.info("entries_expired", count=sum(removed.values()), instances=removed)
         return sum(removed.values())
 
-    async def _expire(self, instance: str, age_ms: int) -> int:
+    async def _expire(self, instance: str, age_s: float) -> int:
         core = self._core
-        before_ms = core.now_ms() - age_ms
+        before_ms = core.now_ms() - max_unused_ms(age_s, core.timing.cutoff_age_ms)
         removed = 0
         for kind in EntryKind:
             after = b""

@@ -5,9 +5,9 @@ from __future__ import annotations
 import structlog
 
 from federation.core.index import EntryKind
+from federation.storage.entry_age import max_unused_ms
 from federation.storage.shared.catalogue.rows import Lead
 from federation.storage.shared.site_context import SiteContext
-from federation.storage.shared.site_entry_age import max_unused_at_site_ms
 from federation.storage.upkeep.expiry import ExpiryRounds
 
 _LOOKED_AT = 1000  # entries at once, so that the row of the site is locked for a moment only
@@ -39,24 +39,23 @@ class SiteExpiry:
         """
         removed = {
             instance: count
-            for instance in self._core.settings.expire_after
-            if (age_ms := max_unused_at_site_ms(self._core, instance)) is not None
-            and (count := await self._expire(lead, instance.encode(), age_ms))
+            for instance, age_s in self._core.settings.expire_after.items()
+            if (count := await self._expire(lead, instance.encode(), age_s))
         }
         self._core.metrics.keeping.expired.inc(sum(removed.values()))
         if removed:
             _log.info("entries_expired", count=sum(removed.values()), instances=removed)
         return sum(removed.values())
 
-    async def _expire(self, lead: Lead, instance: bytes, age_ms: int) -> int:
+    async def _expire(self, lead: Lead, instance: bytes, age_s: float) -> int:
         catalogue, count = self._core.catalogue, 0
-        lease_ms = catalogue.settings.evictable_ms
+        leased_ms = catalogue.settings.evictable_ms
+        bounds = (_LOOKED_AT, max_unused_ms(age_s, leased_ms), leased_ms)
         for kind in EntryKind:
             after: bytes | None = b""
             while after is not None:
-                bounds = (after, _LOOKED_AT, age_ms, lease_ms)
                 after, removed = await catalogue.connections.ask_one(
-                    _EXPIRE, lead.term, int(kind), instance, *bounds
+                    _EXPIRE, lead.term, int(kind), instance, after, *bounds
                 )
                 count += removed
         return count
