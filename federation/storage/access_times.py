@@ -128,7 +128,7 @@ class Touches:
             return
         batch, self._flushing = self._flushing, None
         newer = self._gathering
-        # Over the older times, which they renew.
+        # The newer times replace the older ones of the same names.
         batch.blobs.update(newer.blobs)
         batch.leased.update(newer.leased)
         batch.entries.update(newer.entries)

@@ -217,7 +217,8 @@ class PinRecords(Protocol):
 class Keepings(Protocol[E]):
     """What keeps entries and blobs. Methods raise SourceUnavailable, StorageFull, StorageFailed.
 
-    What a removed pin has kept counts as ended, wherever its keepings are noted as such already.
+    What a removed pin has kept counts as ended at once, though its keepings are noted as such
+    later: see end_some.
     """
 
     def max_bytes(self) -> int:
@@ -290,9 +291,9 @@ class Keepings(Protocol[E]):
         ...
 
     async def end_some(self) -> bool:
-        """Note of some keepings of removed pins that they have ended; False: of all that is noted.
+        """Note that some keepings of removed pins have ended; return False if there were none.
 
-        In small transactions, as a pin may have a million.
+        One small transaction, as a pin may have a million.
         """
         ...
 

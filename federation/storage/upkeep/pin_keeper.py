@@ -118,7 +118,7 @@ class PinKeeper(Generic[E]):
                 upto = min(head, at + _ROWS_AT_ONCE)
                 page = await self._keepings.changed(at, upto)
                 await self._keep(_Live(rows), page, walker, rests=False)
-            # Behind the work: what is cut off is looked at again.
+            # After the work: if that was interrupted, these rows are looked at again.
             await self._records.set_followed(upto)
 
     async def _scan(self, live: Sequence[PinRow], walker: PinWalker[E]) -> None:

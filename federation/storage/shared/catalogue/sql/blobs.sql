@@ -231,7 +231,8 @@ BEGIN
   IF before.purges > 0 AND EXISTS (SELECT FROM federation_purged_blobs(p_keys)) THEN
     RETURN;
   END IF;
-  -- The eviction of one of these keys would be waited for here, while it waits for the row site.
+  -- A transaction that is removing one of these keys waits for the row site, which is locked here,
+  -- and the insertion waits for that transaction: not for long.
   PERFORM set_config('lock_timeout', '20ms', true);
   BEGIN
     INSERT INTO blob SELECT i.key, p_ends[i.at] - coalesce(p_ends[i.at - 1], 0),

@@ -7,8 +7,9 @@ LANGUAGE sql STABLE AS $$
     SELECT FROM keeping k JOIN pin p ON p.id = k.pin AND NOT p.removed WHERE k.id = p_kept)
 $$;
 
--- Counts what a keeping keeps more, or less; the sum over all of them changes by as much. Less was
--- counted of an entry that has grown since.
+-- Adds to what a keeping counts (negative: takes away from it), and as much to the sum over all of
+-- them. Neither falls below 0: an entry that has grown since it was counted is taken away with its
+-- present size.
 CREATE OR REPLACE FUNCTION federation_count_kept(
   p_keeping bigint, p_bytes bigint, p_blobs bigint
 ) RETURNS void LANGUAGE plpgsql AS $$
@@ -34,7 +35,8 @@ BEGIN
   WHERE id = p_kept AND pin IS NOT NULL;
 END $$;
 
--- Notes that a kept entry was purged: what it named is kept for it no longer, by any pin.
+-- Notes that a kept entry was purged: what it named is kept for it no longer, by any pin, and is
+-- given back a day later (RETURN_MS in pin_tables.py).
 CREATE OR REPLACE FUNCTION federation_kept_entry_gone(
   p_kept bigint, p_kind smallint, p_instance bytea, p_name bytea, p_size bigint
 ) RETURNS void LANGUAGE plpgsql AS $$
@@ -145,9 +147,9 @@ BEGIN
   FROM unnest(free) AS i(key) WHERE b.key = i.key;
 END $$;
 
--- Notes the result of a walk; the keeping is looked at again p_wait ms from now, unless it is whole.
--- Fails if the database has crashed since p_life, as then what was kept during the walk may be lost
--- (null: of a trial, which finds that out at its end).
+-- Notes the result of a walk; what is incomplete is looked at again p_wait ms from now. Fails if the
+-- database has crashed since p_life, as then what was kept during the walk may be lost (null: of a
+-- trial, which finds that out at its end).
 CREATE OR REPLACE FUNCTION federation_settle_keeping(
   p_keeping bigint, p_state int, p_missing bigint, p_wait bigint, p_life uuid
 ) RETURNS void LANGUAGE plpgsql AS $$
@@ -204,7 +206,7 @@ CREATE OR REPLACE FUNCTION federation_ended_pin() RETURNS bigint LANGUAGE sql ST
     AND NOT EXISTS (SELECT FROM pin p WHERE p.id = one.pin AND NOT p.removed) LIMIT 1
 $$;
 
--- Ends up to p_rows keepings of such a pin, to be given back at once.
+-- Ends up to p_rows keepings of a pin that is gone or removed, to be given back at once.
 CREATE OR REPLACE FUNCTION federation_end_keepings(p_term bigint, p_life uuid, p_rows int)
 RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
@@ -232,8 +234,9 @@ BEGIN
   RETURN marked;
 END $$;
 
--- Lets eviction have those of the next p_rows kept blobs that these keep still. Returns where to go
--- on, null if there are no more.
+-- Lets eviction have those of the next p_rows kept blobs that are kept by keepings which
+-- federation_begin_return has marked. Returns where to go on, null if there are no more. The last
+-- use of a kept blob is known by its lease alone, as its era is not below the present hour.
 CREATE OR REPLACE FUNCTION federation_give_back_blobs(
   p_term bigint, p_life uuid, p_rows int, INOUT p_era int, INOUT p_seq bigint
 ) LANGUAGE plpgsql SET jit = off
@@ -259,7 +262,7 @@ BEGIN
     SELECT FROM keeping k WHERE k.id = b.kept AND k.pin IS NULL AND k.state = 3);
 END $$;
 
--- The same of entries.
+-- Does the same for entries.
 CREATE OR REPLACE FUNCTION federation_give_back_entries(
   p_term bigint, p_life uuid, p_rows int, INOUT p_era int, INOUT p_seq bigint
 ) LANGUAGE plpgsql SET jit = off

@@ -65,10 +65,10 @@ BEGIN
   END IF;
 END $$;
 
--- Stores records, and returns for each whether it was taken. p_nodes: null for the records of this
--- site, which get a stamp of now, and are taken unless they remove what is not pinned; a record of a
--- peer is taken if its stamp is newer. p_trial: of a trial whose record, the only one, goes in force
--- if the database has not crashed since p_life.
+-- Stores records, and returns for each whether it was taken. p_nodes: null for records of this site,
+-- which get a stamp of now, and are taken unless they remove what is not pinned; a record of a peer
+-- is taken if its stamp is newer. p_trial: of a trial whose record, the only one, goes in force if
+-- the database has not crashed since p_life.
 CREATE OR REPLACE FUNCTION federation_store_pins(
   p_targets bytea[], p_labels bytea[], p_untils float8[], p_notes bytea[], p_whos bytea[],
   p_ats float8[], p_removed boolean[], p_ticks bigint[], p_nodes text[], p_trial bigint,
