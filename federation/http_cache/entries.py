@@ -57,6 +57,11 @@ class KeyedQuestion(NamedTuple):
     below: str  # the instance, without what a client put before the namespace
 
     @property
+    def keys(self) -> tuple[EntryKey, ...]:
+        """See AskUpstream."""
+        return (self.key,)
+
+    @property
     def names(self) -> tuple[str, ...]:
         """See AskUpstream: action results have no names."""
         return ()

@@ -47,6 +47,11 @@ class _Asked(NamedTuple):
     keyed: KeyedQuestion
 
     @property
+    def keys(self) -> tuple[EntryKey, ...]:
+        """See AskUpstream."""
+        return (self.result, self.keyed.key)
+
+    @property
     def names(self) -> tuple[str, ...]:
         """See AskUpstream: action results have no names."""
         return ()

@@ -96,9 +96,8 @@ class FetchService:
         wanted = wanted_by(request)
         call.check_pull(request.instance_name)
         acceptable = partial(self._acceptable, wanted)
-        entry = await self._finder.find(
-            EntryQuery(wanted.keys, acceptable, AssetQuestion(request, wanted.keys))
-        )
+        query = EntryQuery(wanted.keys, acceptable, AssetQuestion(request, wanted))
+        entry = await self._finder.find(query)
         if entry is None:
             self._traffic.of(request.instance_name).assets.misses += 1
             raise EntryNotFound("none of the URIs names an asset that could be served")

@@ -34,7 +34,7 @@ _KEYS = 16  # looked up at once; clients name one or two URIs, and entries may b
 class EntryQuery(NamedTuple):
     """A request for an entry under any of the keys, in this order, that is acceptable.
 
-    ask puts the same question to an upstream; its answer is under one of the keys.
+    ask puts the same question to an upstream; its answer is under one of ask's own keys.
     """
 
     keys: Sequence[EntryKey]
@@ -213,7 +213,7 @@ class FederatedFinder:
         # No answer could be served, so nobody is asked.
         if len(await self._purged(query.keys)) == len(set(query.keys)):
             return None
-        async with aclosing(self._queries.answers(query.keys, query.ask)) as answers:
+        async with aclosing(self._queries.answers(query.ask)) as answers:
             async for upstream, answer in answers:
                 entry = self._dated(answer, upstream)
                 if await self._purged([entry.key]) or not await query.acceptable(entry):

@@ -20,6 +20,11 @@ class AskUpstream(Protocol):
     """One question about an index entry that can be put to any upstream."""
 
     @property
+    def keys(self) -> tuple[EntryKey, ...]:
+        """The keys asked about, at least one: an answer is under one of them, a miss is of all."""
+        ...
+
+    @property
     def names(self) -> Sequence[str]:
         """The URIs asked about; empty for an action result."""
         ...
@@ -53,22 +58,17 @@ class IndexQueries:
         """Stop asking."""
         await self._background.close()
 
-    async def answers(
-        self, keys: Sequence[EntryKey], question: AskUpstream
-    ) -> AsyncGenerator[tuple[Upstream, Entry], None]:
+    async def answers(self, question: AskUpstream) -> AsyncGenerator[tuple[Upstream, Entry], None]:
         """Yield the answer of each upstream that has one, in order. The caller closes it at will.
 
         If one upstream is slow, the next is asked as well.
         """
         begun: list[_Question] = []
-        # An instance may read from others (read_through.py). Upstreams are asked for the first
-        # alone, so their answer says nothing about keys of the others.
-        asked = tuple(key for key in keys if key.instance == keys[0].instance)
 
         async def ask(upstream: Upstream) -> Entry | None:
-            return await self._ask(upstream, asked, question, begun)
+            return await self._ask(upstream, question, begun)
 
-        candidates = await self._candidates(asked, question.names)
+        candidates = await self._candidates(question)
         try:
             async with aclosing(Hedge(candidates, ask).answers()) as answers:
                 async for upstream, entry in answers:
@@ -79,8 +79,9 @@ class IndexQueries:
             for at in begun:
                 self._close(at)
 
-    async def _candidates(self, keys: Sequence[EntryKey], uris: Sequence[str]) -> list[Upstream]:
+    async def _candidates(self, question: AskUpstream) -> list[Upstream]:
         """Return the upstreams to ask. If all have asked for patience, wait for the first."""
+        keys, uris = question.keys, question.names
         suited = [each for each in self._upstreams if each.suits_entry(keys, uris)]
         if able := [each for each in suited if each.is_up]:
             return able
@@ -92,11 +93,7 @@ class IndexQueries:
         return [each for each in self._upstreams if each.may_have_entry(keys, uris)]
 
     async def _ask(
-        self,
-        upstream: Upstream,
-        keys: tuple[EntryKey, ...],
-        question: AskUpstream,
-        begun: list[_Question],
+        self, upstream: Upstream, question: AskUpstream, begun: list[_Question]
     ) -> Entry | None:
         """Join the same question under way, or ask. The question belongs to the node.
 
@@ -104,10 +101,10 @@ class IndexQueries:
         ask each other would wait for each other.
         """
         # All keys: BuildStream asks for a strong name alone, and for it and a weak one together.
-        at = (upstream.name, keys, hops.current())
+        at = (upstream.name, question.keys, hops.current())
         task = self._asking.get(at)
         if task is None:
-            task = self._background.start(self._put(upstream, keys, question), "ask upstream")
+            task = self._background.start(self._put(upstream, question), "ask upstream")
             self._asking[at] = task
             begun.append(at)
         # Other requests wait for the same answer, so a caller that leaves must not cancel it.
@@ -122,9 +119,7 @@ class IndexQueries:
         else:  # the request that began it has left
             task.add_done_callback(lambda _: self._asking.pop(at, None))
 
-    async def _put(
-        self, upstream: Upstream, keys: Sequence[EntryKey], question: AskUpstream
-    ) -> Entry | None:
+    async def _put(self, upstream: Upstream, question: AskUpstream) -> Entry | None:
         assert upstream.index is not None
         try:
             entry = await question.put_to(upstream.index)
@@ -136,5 +131,5 @@ class IndexQueries:
             upstream.note(SourceUnavailable(upstream.name, str(error)))
             return None
         upstream.note(None)
-        upstream.note_entry(keys, found=entry is not None)
+        upstream.note_entry(question.keys, found=entry is not None)
         return entry

@@ -10,7 +10,7 @@ from federation.core.digest import Digest
 from federation.core.index import Entry, EntryKey, FetchedAsset, IndexElsewhere
 from federation.wire.action_result import key_of
 from federation.wire.asset_key import is_secret
-from federation.wire.asset_request import entries_of
+from federation.wire.asset_request import AssetQuery, entries_of
 from federation.wire.digests import function_of
 from federation.wire.timestamps import timestamp_of, wall_s_of
 
@@ -20,9 +20,10 @@ AssetRequest = asset.FetchBlobRequest | asset.FetchDirectoryRequest
 class AssetQuestion:
     """See AskUpstream in index_queries.py."""
 
-    def __init__(self, request: AssetRequest, keys: Sequence[EntryKey]) -> None:
+    def __init__(self, request: AssetRequest, wanted: AssetQuery) -> None:
+        """wanted: what the request was read as."""
         self._request = request
-        self._keys = frozenset(keys)
+        self.keys = tuple(wanted.exact)
 
     @property
     def names(self) -> Sequence[str]:
@@ -46,7 +47,7 @@ class AssetQuestion:
             return None
         (entry,) = entries_of(self._as_push(answer))
         # What is stored under a name comes from an answer about that very name.
-        return entry if entry.key in self._keys else None
+        return entry if entry.key in self.keys else None
 
     def _as_push(self, answer: FetchedAsset) -> asset.PushBlobRequest | asset.PushDirectoryRequest:
         request = self._request
@@ -72,6 +73,11 @@ class ActionQuestion(NamedTuple):
 
     key: EntryKey
     action: Digest
+
+    @property
+    def keys(self) -> tuple[EntryKey, ...]:
+        """See AskUpstream: of keys_with_size() only the one with the size that is asked for."""
+        return (self.key,)
 
     @property
     def names(self) -> tuple[str, ...]:

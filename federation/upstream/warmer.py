@@ -178,8 +178,8 @@ class Warmer:
         )
         for name, value in scope.qualifiers:
             request.qualifiers.add(name=name, value=value)
-        keys = wanted_by(request).keys
-        return EntryQuery(keys, self._is_current, AssetQuestion(request, keys))
+        asked = wanted_by(request)
+        return EntryQuery(asked.keys, self._is_current, AssetQuestion(request, asked))
 
     async def _is_current(self, entry: Entry) -> bool:
         # Unlike the index, which returns expired entries too.

@@ -43,6 +43,14 @@ class AssetQuery(NamedTuple):
     oldest_s: float | None  # wall clock; entries stored before are not wanted
     integrity: Integrity | None  # of a blob; a directory's checksum is only a part of its name
 
+    @property
+    def exact(self) -> list[EntryKey]:
+        """The keys with all qualifiers, without those of blobs pushed without the checksum.
+
+        A server that has no blob with this checksum may have another one under the same URI.
+        """
+        return self.keys if self.integrity is None else self.keys[::2]
+
 
 def wanted_by(request: asset.FetchBlobRequest | asset.FetchDirectoryRequest) -> AssetQuery:
     """Read a Fetch.

@@ -24,6 +24,7 @@ from federation.upstream.pull_through import UpstreamPool
 from federation.upstream.questions import ActionQuestion, AssetQuestion
 from federation.upstream.upstream import Upstream
 from federation.wire.action_result import key_of
+from federation.wire.asset_key import CHECKSUM
 from federation.wire.asset_request import entries_of, wanted_by
 from tests.storage.conftest import opened, short
 from tests.support.messages import message_of
@@ -105,11 +106,13 @@ class Here:
     shared: UpstreamPool
     prefetcher: Prefetcher
 
-    async def fetch(self, *uris: str) -> Digest | None:
+    async def fetch(self, *uris: str, checksum: str = "") -> Digest | None:
         """Ask for an asset as FetchBlob does."""
         request = asset.FetchBlobRequest(uris=uris)
+        if checksum:
+            request.qualifiers.add(name=CHECKSUM, value=checksum)
         wanted = wanted_by(request)
-        asked = EntryQuery(wanted.keys, _any, AssetQuestion(request, wanted.keys))
+        asked = EntryQuery(wanted.keys, _any, AssetQuestion(request, wanted))
         return _content(await self.finder.find(asked))
 
     def recalled(self, uri: str) -> Digest | None:

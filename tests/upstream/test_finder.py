@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from base64 import b64encode
 from pathlib import Path
 from typing import Any
 
@@ -390,6 +391,18 @@ async def test_a_miss_of_one_name_says_nothing_about_others_asked_beside_it(
         assert await here.fetch(URI, "urn:test:weak") == weak
         assert await here.fetch(URI) is None
     assert up.index.asked == 2
+
+
+async def test_a_miss_with_a_checksum_says_nothing_about_the_uri_without_it(tmp_path: Path) -> None:
+    clock = ManualClock()
+    up = there([], "up", clock)
+    checksum = f"sha256-{b64encode(digest_of(b'another').hash).decode()}"
+    async with finder_over(tmp_path, up, clock=clock) as here:
+        for _ in range(2):
+            assert await here.fetch(URI, checksum=checksum) is None
+        assert up.index.asked == 1, "a miss is remembered"
+        theirs = up.names(URI, OLD)
+        assert await here.fetch(URI) == theirs
 
 
 @pytest.fixture

@@ -51,12 +51,13 @@ class Tiers:
 
     async def find(self, instance: str, uri: str = URI) -> Entry | None:
         request = asset.FetchBlobRequest(instance_name=instance, uris=[uri])
-        keys = wanted_by(request).keys
+        wanted = wanted_by(request)
 
         async def is_own(entry: Entry) -> bool:  # as GetActionResult compares
-            return entry.key in keys
+            return entry.key in wanted.keys
 
-        return await self.finder.find(EntryQuery(keys, is_own, AssetQuestion(request, keys)))
+        asked = EntryQuery(wanted.keys, is_own, AssetQuestion(request, wanted))
+        return await self.finder.find(asked)
 
     async def fetch(self, instance: str) -> Digest | None:
         return content(await self.find(instance))

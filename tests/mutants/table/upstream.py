@@ -281,10 +281,18 @@ UPSTREAM = [
     Mutant(
         "question-by-first-name",
         f"{_UPSTREAM}/index_queries.py",
-        "        at = (upstream.name, keys, hops.current())\n",
-        "        at = (upstream.name, keys[:1], hops.current())\n",
+        "        at = (upstream.name, question.keys, hops.current())\n",
+        "        at = (upstream.name, question.keys[:1], hops.current())\n",
         ("tests/upstream/test_finder.py",),
         "A request gets the answer to another one that began with the same name.",
+    ),
+    Mutant(
+        "miss-without-the-checksum",
+        "federation/wire/asset_request.py",
+        "return self.keys if self.integrity is None else self.keys[::2]",
+        "return self.keys",
+        ("tests/upstream/test_finder.py",),
+        "A miss of a blob with a checksum hides another one under the same URI.",
     ),
     Mutant(
         "kept-when-idle",
