@@ -126,7 +126,7 @@ def _read(
     """Return a certificate, with its subject and dates. Raises ClientRefused."""
     try:
         leaf = x509.load_pem_x509_certificate(leaf_pem)
-        # Of a listed one they were read with the list.
+        # The subject and dates of a listed certificate were read with the list.
         return leaf, listed or AllowedClient(
             leaf.subject.rfc4514_string(),
             leaf.not_valid_before_utc.timestamp(),

@@ -68,7 +68,7 @@ class FetchedKeys:
             await self.look()
             now_s = self._clock.monotonic_s()
             wait_s = self._schedule.due_in_s(now_s)
-            # Also when keys have to be dropped, which is due while no fetch is.
+            # Also when keys become too old, which may be before the next fetch is due.
             if len(self.value):
                 wait_s = min(wait_s, self._schedule.left_s(now_s))
             await sleep_unless(self._asked, wait_s, self._clock)

@@ -49,7 +49,7 @@ def guarded_access(
     proxied, of_proxy = _behind_proxy(auth.proxy, f"{where}.auth.proxy", files)
     # Several listeners may share one object of tokens, which the node then looks at once.
     watched: list[Watched] = [each for each in (tls, tokens, keys, *of_proxy) if each is not None]
-    # A certificate of the server's own alone asks nobody who calls.
+    # With its own certificate alone, a listener asks callers for nothing.
     asks = listener.auth is not None or (tls is not None and bool(tls.pair.lists))
     if not asks:
         return ListenerAccess(tls, open_to_all(listener), watched)

@@ -52,7 +52,7 @@ def make_context(pair: KeyPair, protocol: str) -> ssl.SSLContext:
     context.set_ciphers(_CIPHERS)
     context.set_alpn_protocols([protocol])
     context.options |= ssl.OP_NO_TICKET | ssl.OP_NO_RENEGOTIATION
-    # TLS 1.3 counts apart from OP_NO_TICKET, which is about TLS 1.2.
+    # OP_NO_TICKET is about TLS 1.2 alone; in TLS 1.3 this number is what counts.
     context.num_tickets = 0
     load_pair_into(context, pair.certificate, pair.key)
     if (roots := pair.roots_pem) is not None:

@@ -149,7 +149,7 @@ def parse_tokens(data: bytes, where: str) -> TokenTable:
             continue
         place = f"{where}:{number}"
         token = _read_line(text, place)
-        # Which line counts would be the order's choice, and one of them may be revoked.
+        # Their order would decide which line counts, and one of them may be meant to be gone.
         if token.id in found:
             raise ConfigError(f"{place}: id {token.id} is there twice; take one of the lines out")
         found[token.id] = token

@@ -113,7 +113,7 @@ class ClosureChecker:
         if is_flat and self._local is not None:
             # One look-up, and nothing to read: not worth a task to share.
             return await self._check(key, entry, names)
-        # Looked at before the walk below enters it.
+        # Looked up before the call below, which enters the key itself.
         joined = key in self._walks
         if await self._walk(key, entry, names):
             return True

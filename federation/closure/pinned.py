@@ -19,7 +19,7 @@ _log = structlog.get_logger(__name__)
 
 
 class _PastHoles(Walk):
-    """Goes on after a structure that cannot be read. Of missing ones the store gives no bytes."""
+    """Goes on after a structure that cannot be read, such as a missing one, which has no bytes."""
 
     unreadable = ""  # why something could not be; empty: all could
 

@@ -112,9 +112,10 @@ def read_section(kind: type[S], text: str, path: Path, environment: Mapping[str,
 
 @contextmanager
 def lines_of(path: Path, environment: Mapping[str, str] = os.environ) -> Iterator[None]:
-    """Give a ConfigError about a key of this file, raised within, the line of the key; blocks then.
+    """Add the line to a ConfigError from inside the block that names a key of this file.
 
-    The checks behind load() know the keys alone, as "listeners[0].tls.server-cert".
+    Checks that follow load() know the key alone, as "listeners[0].tls.server-cert". Reads the file
+    again then, which blocks.
     """
     try:
         yield

@@ -67,7 +67,7 @@ class Admission:
 
     def try_acquire(self, caller: str, size_bytes: int) -> bool:
         """Take this much if there is room and this caller waits for none; it has to be released."""
-        # Not past its own earlier ones. Others may pass: it may be its own share that it waits for.
+        # A caller's requests do not pass each other. Those of others may: they have other shares.
         if self._waiting and caller in self._waiting:
             return False
         if self._share.judge(caller, size_bytes) is not ShareVerdict.GRANTED:

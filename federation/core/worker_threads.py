@@ -99,7 +99,7 @@ class WorkerThreads:
                     self._is_waking = was_woken = False
                 job = self._jobs.popleft() if self._jobs else None
                 if job is not None:
-                    # Before this job, which may wait for a disk: the next one must not, too.
+                    # Before this job, which may wait for a disk: the next one must not wait for it.
                     if self._jobs and not self._is_waking:
                         self._wake_one()
                 # Only without jobs: close() promises that all that were put are done.

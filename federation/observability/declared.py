@@ -62,7 +62,7 @@ class MetricDeclarations:
         self, name: str, text: str, labels: Sequence[str] = ()
     ) -> Counter | Labelled[Counter]:
         """Declare what only grows; name ends in _total."""
-        # The text format puts it back, behind the name of the family.
+        # The text format adds _total to the name of the family again.
         return self._declare(name.removesuffix("_total"), "counter", text, labels, Counter)
 
     @overload

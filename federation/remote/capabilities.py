@@ -125,7 +125,7 @@ class CapabilitiesMemory:
         except (Unsupported, NotFound, DecodeError, InvalidRequest):
             self._known = UNSTATED
         except RemoteFailed as error:
-            # Whoever greets wants to know that nobody answers; what it may do is another question.
+            # The caller is told that nobody answers. After a refusal, abilities are merely unknown.
             if error.is_retryable:
                 raise
             self._known = UNSTATED

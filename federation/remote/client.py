@@ -189,7 +189,7 @@ class Remote:
         return hops.headers(passed.after(self._node_id))
 
     def _failed(self, error: RemoteFailed) -> None:
-        # Neither says anything bad about the remote.
+        # A limit of this node, or a blob that exists already, says nothing bad about the remote.
         if error.is_local_limit or error.kind is FailureKind.EXISTS:
             return
         self._last_failure = (error, self.clock.wall_s())

@@ -111,7 +111,7 @@ class Connection:
     def unary(self, method: Method) -> Any:
         """Return grpc.aio's callable for one request and one response."""
         callable_ = self._unary.get(method)
-        # Kept for unary calls, which are the many.
+        # Kept for unary calls, of which there are many.
         if callable_ is None:
             callable_ = self._unary[method] = self._channel.unary_unary(method.path)
         return callable_

@@ -35,7 +35,7 @@ class Lacking:
         """Record one UNIMPLEMENTED. A vital method never counts as unsupported by these."""
         first_s, answers, until_s = self._evidence.get(method, _Evidence(now_s, 0, 0.0))
         answers += 1
-        # Both: a proxy that restarts answers many calls with 404 within a second.
+        # Many and over some time: a proxy that restarts answers many calls with 404 in a second.
         if answers >= ANSWERS and now_s - first_s >= OVER_S and not method.is_vital:
             until_s = now_s + KEPT_S
         self._evidence[method] = _Evidence(first_s, answers, until_s)

@@ -173,7 +173,7 @@ async def chunks_of(
     """Yield the first piece and all that follow, in chunks as small as the reader asks for."""
     data: bytes | None = first
     while data is not None:
-        # Mostly so, and then nothing is copied.
+        # The usual case, in which nothing is copied.
         if next_bytes is None and len(data) <= CHUNK_BYTES:
             yield data
         else:

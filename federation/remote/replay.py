@@ -54,7 +54,7 @@ class OnceReplay:
 
     async def next(self) -> tuple[bytes, bool]:
         """See Replay."""
-        # After a rewind; otherwise the position is behind all of it.
+        # After a rewind; otherwise the position is behind the whole tail.
         for start, data in self._tail:
             if start <= self._at < start + len(data):
                 again = data[self._at - start :]

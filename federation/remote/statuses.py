@@ -42,7 +42,7 @@ _HINTS = {
     "self signed certificate": _UNTRUSTED,
     "Hostname Verification Check failed": "(its certificate has to name the host of the url)",
 }
-# So it does for HTTP/2's REFUSED_STREAM: the server has not looked at the call.
+# gRPC reports HTTP/2's REFUSED_STREAM as UNAVAILABLE, too: the server has not seen the call.
 _REFUSED_STREAM = "RST_STREAM with error code 7"
 _CLOSED_AT_ONCE = ("failed to connect", "Socket closed")
 _CLOSED_HINT = "(a server that wants another client-cert, or TLS, ends a connection like this)"

@@ -112,7 +112,7 @@ class Download:
                 # A caller that is told "try again" gets the blob later; after a miss it builds.
                 raise self._own_limit(lost) or NobodyLeft(str(error)) from error
             if got_on:
-                # Failures without a byte need no bound: next_ones() leaves out who failed so.
+                # Failures without a byte need no bound: next_ones() leaves such upstreams out.
                 breaks += 1
                 _log.info("pull_continues", digest=str(self._digest), at=self.received_bytes)
         raise PullBroke("upstreams", f"{_BREAKS_MAX} breaks in one blob")

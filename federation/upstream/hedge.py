@@ -32,7 +32,7 @@ class Hedge(Generic[_T]):
         """Yield each answer as it comes. Raises what ask raises."""
         try:
             while self._waiting or self._running:
-                # True also while nobody is asked: the first one has nobody to be overtaken.
+                # Also true at the start, when nobody has been asked yet.
                 if self._waiting and self._late.issuperset(self._names()):
                     self._start(self._waiting.pop(0))
                 for task in await self._next():
@@ -58,7 +58,7 @@ class Hedge(Generic[_T]):
         """Return the tasks that have answered; none: it is time to ask another upstream."""
         patience_s = None
         if self._waiting:
-            # Of the one asked last: those before it are late, and must not shorten its time.
+            # Of the upstream asked last: those before it are late, and must not shorten its time.
             patience_s = min(
                 upstream.hedge_delay_s
                 for upstream in self._running.values()

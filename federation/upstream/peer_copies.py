@@ -56,7 +56,7 @@ Holders = Callable[[], AbstractAsyncContextManager[Sequence[BlobHolder]]]
 
 
 class PeerAnswer(NamedTuple):
-    """How a peer was of use."""
+    """How one peer answered."""
 
     name: str
     said: str  # why it did not send everything, for people
@@ -64,7 +64,7 @@ class PeerAnswer(NamedTuple):
 
 
 class PeerCopies:
-    """Copies what a local store lacks."""
+    """Copies missing blobs into a local store."""
 
     def __init__(self, local: LocalStore, holders: Holders) -> None:
         """holders: connects to the peers that may be asked now, for the length of a block."""
@@ -94,7 +94,7 @@ class PeerCopies:
 
 
 class _Copying:
-    """What one peer sends of what is missing."""
+    """Copies missing blobs from one peer."""
 
     def __init__(self, local: LocalStore, holder: BlobHolder) -> None:
         self._local = local
@@ -148,7 +148,10 @@ class _Copying:
 
     @property
     def _provenance(self) -> Provenance:
-        """Where it comes from, so that it is not offered back. A peer tells its id by an answer."""
+        """Where blobs come from, so that they are not offered back.
+
+        Made anew for each write: a peer tells its node id with its first answer.
+        """
         node_id = self._holder.node_id
         return Provenance(Source.UPSTREAM, (node_id,) if node_id else (), self._holder.name)
 

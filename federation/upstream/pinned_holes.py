@@ -18,7 +18,7 @@ _REST_S = 60.0  # a silent peer is not asked again for so long: many entries may
 
 
 class PinnedHoles:
-    """See the module. One call at a time asks peers."""
+    """Fetches what a pin is to keep and this node lacks. One call at a time asks peers."""
 
     def __init__(self, pool: UpstreamPool, holders: Holders, purged: Purged, clock: Clock) -> None:
         """holders: see PeerCopies. purged: tells which blobs were purged here, and stay away."""
@@ -38,7 +38,7 @@ class PinnedHoles:
 
         Raises what this node's own storage raises.
         """
-        # On behalf of this node, not of a request; a look is no use of what came.
+        # On behalf of this node, not of a request; to look blobs up is not to use them.
         with hops.serving(hops.NOWHERE), uses.counted_as(Use.LEASE):
             if any(each.serves_blobs for each in self._pool.upstreams) and self._pool.may_ask():
                 await self._upstreams.find_missing(digests)

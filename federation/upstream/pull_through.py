@@ -69,7 +69,7 @@ class UpstreamPool:
         here = hops.current()
         if here.replicates:
             return False  # also if it comes from this very node, as a peer whose url is wrong
-        # The last hop is the sender, and so one of this node's upstreams is this node.
+        # The last hop is the sender: one of this node's upstreams is this node itself.
         if here.via and here.via[-1] == self.node_id:
             self.self_detector.on_own_request()
         if self.offline or here.is_at_its_end:

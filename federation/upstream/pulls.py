@@ -129,7 +129,7 @@ class Pulls:
         if pull.passed == passed:
             return pull
         try:
-            # A client waits for nobody who waits for it, so it may wait as long as the pull does.
+            # No node waits for a client, so a client may wait for as long as the pull takes.
             async with asyncio.timeout(_PATIENCE_S if passed.via else None):
                 await pull.buffer.wait_begun()
         except (TimeoutError, BlobNotFound):  # upstreams may answer the others differently

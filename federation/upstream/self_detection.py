@@ -61,7 +61,7 @@ class SelfDetector:
         await self._background.close()
 
     async def _search(self) -> None:
-        # With this node among its hops the question would not be told from a loop.
+        # Without hops: with this node among them, the question would look like one in a loop.
         with hops.serving(hops.NOWHERE):
             # A copy, as a reload may change the list while one of them is asked.
             for upstream in list(self._upstreams):
@@ -77,7 +77,7 @@ class SelfDetector:
         )
 
     async def _ask(self, upstream: Upstream) -> None:
-        # Nobody holds it and nobody else asks for it, so whoever hears of it is this node.
+        # Nobody else asks for it: if this node is asked for it, the upstream leads back to it.
         made_up = Digest(upstream.jitter.randbytes(32), 1, DigestFunction.SHA256)
         self._asking[made_up] = upstream
         try:

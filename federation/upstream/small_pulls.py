@@ -171,7 +171,7 @@ class SmallPulls:
         """Answer each with its bytes, None, or the error of this node's own storage."""
         digests = [each.digest for each in asked]
         question = SmallQuestion(digests, upstreams, self._clock, self._keep_soon)
-        # Stands where the task is cancelled: whoever waits is told something in any case.
+        # What the waiting reads are told if this task is cancelled.
         trouble: FederationError | None = SourceUnavailable("pull", "it was stopped")
         try:
             if look_again:  # some may have come between the caller's look and this call

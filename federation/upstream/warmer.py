@@ -182,7 +182,7 @@ class Warmer:
         return EntryQuery(asked.keys, self._is_current, AssetQuestion(request, asked))
 
     async def _is_current(self, entry: Entry) -> bool:
-        # Unlike the index, which returns expired entries too.
+        # The index returns expired entries, too, which are not to be brought.
         return entry.expires_at_s is None or entry.expires_at_s > self._clock.wall_s()
 
 

@@ -173,7 +173,7 @@ def _with_files(value: bytes, contents: Mapping[int, bytes]) -> list[bytes]:
         end = b
         if number == _OUTPUT_FILES and kind == LENGTH:
             if place in contents:
-                # Behind what is there, by the same rule as below.
+                # At the end of the message: of a field that occurs twice the last one counts.
                 file = value[a:b] + length_field(_CONTENTS, contents[place])
                 parts += [value[copied:start], length_field(_OUTPUT_FILES, file)]
                 copied = end

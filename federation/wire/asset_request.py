@@ -29,7 +29,7 @@ Pushed = asset.PushBlobRequest | asset.PushDirectoryRequest
 
 def pushed_of(entry: Entry) -> Pushed:
     """Return the push message that is stored in an asset entry."""
-    # Also of what is stored: a peer or an older version may have sent it.
+    # Stored values are checked, too: a peer or an older version may have sent them.
     check_fields(entry.value)
     if entry.key.kind is EntryKind.ASSET_BLOB:
         return parse_message(asset.PushBlobRequest, entry.value)
