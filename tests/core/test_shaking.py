@@ -43,7 +43,7 @@ def test_what_a_shaken_loop_is_told_late_comes_all_the_same() -> None:
     assert selector.withheld > 0
 
 
-def test_a_shaken_selector_waits_no_longer_than_it_was_told() -> None:
+def test_a_shaken_selector_tells_of_a_socket_late_and_of_none_that_is_gone() -> None:
     here, there = socket.socketpair()
     with here, there, ShakingSelector() as selector:
         selector.register(there, selectors.EVENT_READ)
