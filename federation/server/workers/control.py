@@ -38,7 +38,9 @@ def encode_orders(
     facts = {
         "config": config.model_dump(mode="json", by_alias=True),
         "file": None if file is None else str(file),
-        "slot": [slot.number, slot.of, slot.ports, slot.http, slot.parent],
+        # The slot. All names here stay as they are: after an upgrade, a parent of an older version
+        # starts workers of the new one.
+        "share": [slot.number, slot.of, slot.ports, slot.http, slot.parent],
         "descriptors": descriptors,
         "again": again,
     }
@@ -59,7 +61,7 @@ class Control:
         if not line.endswith(b"\n"):
             return None
         facts = json.loads(line)
-        number, of, ports, http, parent = facts["slot"]
+        number, of, ports, http, parent = facts["share"]
         sockets = [(f"descriptor {fd}", _adopt(fd)) for fd in facts["descriptors"]]
         return WorkerStart(
             Config.model_validate(facts["config"]),

@@ -94,6 +94,23 @@ def test_orders_arrive_as_they_were_given(pair: Pair, tmp_path: Path) -> None:
     assert (orders.file, orders.again) == (Path("/etc/node.yaml"), True)
 
 
+def test_orders_of_a_parent_from_before_an_upgrade_are_understood(
+    pair: Pair, tmp_path: Path
+) -> None:
+    """It starts the new program where a worker has died."""
+    parent, control = pair
+    text = (
+        f'{{"config": {{"data-dir": "{tmp_path}"}}, "file": null, '
+        '"share": [2, 3, [1234], "127.0.0.1:80", 77], "descriptors": [], "again": true}\n'
+    )
+    parent.sendall(text.encode())
+    orders = control.read_orders()
+    assert orders is not None
+    assert (orders.config, orders.file) == (Config(data_dir=tmp_path), None)
+    assert orders.slot == WorkerSlot(2, 3, (1234,), "127.0.0.1:80", 77)
+    assert orders.again
+
+
 @pytest.mark.parametrize("said", [b"", b'{"config": '])
 def test_a_parent_that_ends_before_its_orders_gives_none(pair: Pair, said: bytes) -> None:
     parent, control = pair
