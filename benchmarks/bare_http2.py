@@ -10,10 +10,11 @@ import asyncio
 import sys
 from collections.abc import AsyncGenerator, Mapping
 
+from benchmarks.payloads import floor_answer
 from federation.access.access import SameForAll
 from federation.access.rights import everybody
 from federation.config.model import LimitsConfig
-from federation.config.types import Address
+from federation.config.types import parse_address
 from federation.core.clock import SystemClock
 from federation.core.memory_budget import MemoryBudget
 from federation.observability.metrics import Metrics
@@ -35,9 +36,6 @@ class _Floor:
 
     name = "floor"
 
-    def __init__(self) -> None:
-        self._answers: dict[bytes, tuple[int, bytes]] = {}
-
     def methods(self) -> Mapping[str, Method]:
         return {
             "Unary": Unary(self._unary, at_once=self._at_once),
@@ -45,22 +43,15 @@ class _Floor:
             "Sink": ClientStream(self._sink),
         }
 
-    def _answer(self, request: bytes) -> tuple[int, bytes]:
-        """Return how many messages are wanted, and one; made at the first call only."""
-        if request not in self._answers:
-            count, size_bytes = map(int, request.split())
-            self._answers[request] = count, bytes(size_bytes)
-        return self._answers[request]
-
     def _at_once(self, request: bytes, _call: Call) -> bytes | None:
-        answer = self._answer(request)[1]
+        answer = floor_answer(request)[1]
         return answer if len(answer) <= SMALL_ANSWER else None
 
     async def _unary(self, request: bytes, _call: Call) -> bytes:
-        return self._answer(request)[1]
+        return floor_answer(request)[1]
 
     async def _stream(self, request: bytes, _call: Call) -> AsyncGenerator[bytes, None]:
-        count, message = self._answer(request)
+        count, message = floor_answer(request)
         for _ in range(count):
             yield message
 
@@ -97,8 +88,7 @@ async def _serve(address: str) -> None:
         budget,
         connections,
     )
-    host, _, port = address.rpartition(":")
-    await server.start([listen(Address(host, int(port)))])
+    await server.start([listen(parse_address(address))])
     process.settle()
     await asyncio.Event().wait()
 

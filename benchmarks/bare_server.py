@@ -7,18 +7,18 @@ import sys
 
 import grpc
 
+from benchmarks.payloads import floor_answer
 from federation.server import process
 
 _EOF: object = grpc.aio.EOF  # type: ignore[attr-defined]  # the stubs do not know it
-_answers: dict[bytes, tuple[int, bytes]] = {}
 
 
 async def _unary(request: bytes, _context: object) -> bytes:
-    return _answer(request)[1]
+    return floor_answer(request)[1]
 
 
 async def _stream(request: bytes, context: grpc.aio.ServicerContext[bytes, bytes]) -> None:
-    count, message = _answer(request)
+    count, message = floor_answer(request)
     for _ in range(count):
         await context.write(message)
 
@@ -28,14 +28,6 @@ async def _sink(_requests: object, context: grpc.aio.ServicerContext[bytes, byte
     while (message := await context.read()) is not _EOF:
         came_bytes += len(message)
     return b"%d" % came_bytes
-
-
-def _answer(request: bytes) -> tuple[int, bytes]:
-    """Return how many messages are wanted, and one; made at the first call only."""
-    if request not in _answers:
-        count, size_bytes = map(int, request.split())
-        _answers[request] = count, bytes(size_bytes)
-    return _answers[request]
 
 
 async def _capabilities(_request: bytes, _context: object) -> bytes:

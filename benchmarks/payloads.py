@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import random
 from collections.abc import Iterator, Sequence
-from functools import lru_cache
+from functools import cache, lru_cache
 
 from federation._proto.build.bazel.remote.execution.v2 import remote_execution_pb2 as re_pb2
 from federation._proto.google.bytestream import bytestream_pb2
@@ -31,6 +31,13 @@ def large_blob(size_bytes: int) -> bytes:
     """Return a large blob; the last one asked for is remembered."""
     pieces = range(0, size_bytes, _PIECE_BYTES)
     return b"".join(blob(f"large/{at}", min(_PIECE_BYTES, size_bytes - at)) for at in pieces)
+
+
+@cache
+def floor_answer(request: bytes) -> tuple[int, bytes]:
+    """Return how many messages a row of benchmarks.rows.floor asks for, and one of them."""
+    count, size_bytes = map(int, request.split())
+    return count, bytes(size_bytes)
 
 
 def digest_of(data: bytes) -> re_pb2.Digest:

@@ -23,8 +23,6 @@ from benchmarks.process import Server
 from benchmarks.servers import free_port
 
 SERVICE = "floor"
-
-
 _PROGRAMS = {"federation": "bare_server", "federation-http2": "bare_http2"}
 
 
