@@ -52,8 +52,8 @@ def listen(address: Address, *, shared: bool = False) -> socket.socket:
         if shared:
             listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         if family == socket.AF_INET6:
-            # A host's IPv6 address leaves IPv4 to a socket of its own, which the same name may ask
-            # for.
+            # A host name may stand for an IPv6 and an IPv4 address, which get a socket each. Only
+            # [::] takes both.
             only_v6 = not address.is_wildcard
             listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, only_v6)
         listening.bind((address.host, address.port))

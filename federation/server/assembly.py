@@ -76,7 +76,7 @@ def build(
     slot: WorkerSlot,
 ) -> Node:
     """Build a node on an open storage, which is the node's from then on."""
-    # First: all that is made below looks for the tracer once.
+    # First: what is made below looks for the tracer once, when it is made.
     traces = _traces_of(config, storage, metrics, clock)
     limits = LiveLimits.of(config.limits)
     # Memory is bounded for the node, so each of several processes has a part of it.
@@ -104,7 +104,7 @@ def build(
             bounds=bounds,
         )
         served = services.of(listener)
-        # Joiners speak gRPC to a listener with everything; an index or HTTP listener is none.
+        # Nodes join at a listener with all services, not at one for HTTP or for the index alone.
         if mesh is not None and served is services.served:
             served = [*served, mesh.service]
         ports.append(make_port(listener, allowed, served, runtime, slot, at, factory))

@@ -88,7 +88,7 @@ def _proxy_for_all(listener: ListenerConfig) -> str | None:
     proxy = listener.auth.proxy if listener.auth else None
     if proxy is None or proxy.secret is not None:
         return None
-    # Only from loopback can any program of this machine come as the proxy does.
+    # Programs of this machine can pass for the proxy only where it connects by loopback.
     if not any(ipaddress.ip_network(each).is_loopback for each in proxy.addresses):
         return None
     return (

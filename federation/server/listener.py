@@ -127,7 +127,7 @@ class GrpcServer:
         if sockets:
             return
         for host in await resolve(self.address):
-            # The next address of the host has to have the port that 0 became.
+            # Port 0 is now a real one: the next addresses of the host get the same.
             port = self._listen(Address(host, self.address.port))
             self.address = self.address._replace(port=port)
 

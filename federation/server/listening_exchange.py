@@ -53,8 +53,7 @@ class Exchange:
         """
         self._number = _listener_on(port)
         watches = list(_watches(self._number))
-        # Another number of pollers would mean that gRPC works differently from what is undone
-        # below.
+        # With another number of pollers gRPC works in a way that the steps below do not know.
         if len(watches) != 1:
             raise CannotStart(
                 "this gRPC cannot take a socket of the service manager's "

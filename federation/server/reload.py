@@ -76,8 +76,8 @@ class Reloader:
 
     def _read(self) -> Changes:
         """Read and validate everything, and change nothing. Raises ConfigError."""
-        # The files behind it are read only to find mistakes: nothing may change before every file
-        # is known to be good.
+        # The files that a configuration names are read only to find mistakes: nothing may change
+        # before every file is known to be good.
         if self._file is None:
             load_access(self._running)
             return Changes(self._running, [], [])

@@ -143,7 +143,7 @@ def _asked_to_stop(number: signal.Signals, stop: asyncio.Event, flush: logs.Flus
     if stop.is_set():
         _log.warning("second_signal", signal=number.name)
         flush(FLUSH_S)
-        # Somebody insists: nothing of the end may be waited for, no thread and no disk.
+        # At once, without waiting for any thread or disk.
         os._exit(128 + number)
     _log.info("signal", signal=number.name)
     stop.set()

@@ -176,7 +176,7 @@ class _Parent:
             await stopping
         systemd.notify("STOPPING=1")
         ended = await self._supervisor.stop(self._config.limits.drain + END_S)
-        # What kept a worker from starting says more than how the others were ended.
+        # The status of a worker that could not start says more than how the others ended.
         return failed or ended
 
     def _feed_watchdog(self) -> None:
@@ -207,8 +207,8 @@ class _Parent:
             if self._fetched is not None:
                 self._fetched.look_again()
             operations = operations_on(self._config.data_dir, self._config.storage)
-            # One that dies meanwhile is not in the list any more, and its successor reads the file
-            # at its start; then only the time limit ends the wait.
+            # A worker that dies meanwhile never announces that it has reloaded, so only the time
+            # limit ends the wait. Its successor reads the file at its start.
             pids = {worker.pid for worker in self._supervisor.workers}
             while self._clock.monotonic_s() < began_s + _RELOAD_S:
                 served = await asyncio.to_thread(operations.processes)

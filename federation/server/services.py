@@ -142,11 +142,11 @@ def make_services(
     def start(holders: Holders) -> None:
         pulling.start(holders)
         holes = PinnedHoles(pulling.shared, holders, storage.ledger.purges.blobs_among, clock)
-        # Only now: to keep what is missing needs what fetches it.
+        # Only now: what pins lack is fetched by the pulling that has just begun.
         storage.keep_pins(walk, holes.bring)
 
     async def stop_fetching() -> None:
-        # First of all: what pins lack must begin no new pull while the others close.
+        # First: no pin may begin a new pull while the rest is closed.
         storage.keep_pins(walk, None)
 
     return Services(

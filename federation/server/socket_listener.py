@@ -60,7 +60,7 @@ class SocketListener:
         for host in await resolve(self.address):
             found = listen(Address(host, self.address.port), shared=not self._alone)
             self._sockets.append(found)
-            # The next address of the host has to have the port that 0 became.
+            # Port 0 is now a real one: the next addresses of the host get the same.
             self.address = self.address._replace(port=found.getsockname()[1])
 
     async def start(self) -> None:

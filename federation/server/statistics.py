@@ -92,7 +92,7 @@ class ActivitySampler:
                 "misses": answers[name, "miss"] + entries[name, "miss"],
                 "received-bytes": received[name, "in"],
             }
-            # By those that were asked, since a configured one that never was has no series.
+            # An upstream that was never asked has no series.
             for name in dict.fromkeys(name for name, _ in answers)
         }
 

@@ -64,7 +64,9 @@ def _undisturbed(folder: Path) -> Iterator[None]:
     Until then it looks like one that was left behind. Raises OSError.
     """
     if folder.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
-        yield  # others may get in, and could hold the lock for ever; nothing is removed there
+        # The folder of `http.socket`: other users could hold its lock for ever, and no process
+        # removes another's socket there.
+        yield
         return
     with alone(folder):
         yield

@@ -154,9 +154,10 @@ def _why(unfit: Mapping[str, Any]) -> str:
 def _without_zeros(metrics: Metrics) -> Families:
     """Return what the parent itself counts, such as refused HTTP connections.
 
-    It has each metric, and most stand at 0, since only workers serve: a gauge of which the least
-    value counts would be 0 for all.
+    The parent has every metric, and most are 0, as only workers serve. A 0 would win where the
+    least value of all processes counts (Merge.LEAST).
     """
+    # As text and back, like those of workers: the labels of a sample are then in the same order.
     found = parse(exposition(metrics.declared.families()).decode())
     for family in found.values():
         family.values = {key: value for key, value in family.values.items() if value}

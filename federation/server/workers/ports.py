@@ -49,7 +49,7 @@ class KeptPorts:
         self._bound.append(keeper)
         try:
             keeper.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            # Set by all that bind, or the kernel refuses the workers' sockets.
+            # On every socket of the port, or the kernel refuses those of the workers.
             keeper.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
             if family == socket.AF_INET6:
                 only_v6 = not wanted.is_wildcard

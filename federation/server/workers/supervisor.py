@@ -116,8 +116,8 @@ class Supervisor:
                 if status == _TOLD_TO_END and not worker.serving.is_set():
                     status = 0  # it had not come to where it listens for signals
                 break
-            # At the start a mistake is reported by ending; later the others go on serving, and it
-            # is tried again.
+            # At the start, a worker that fails ends the node with its mistake. Later the others go
+            # on serving, and it is started again.
             if not worker.serving.is_set() and not again:
                 self._give_up(worker, status)
                 return status
@@ -158,8 +158,7 @@ class Supervisor:
             _, waiting = await asyncio.wait(waiting, timeout=1.0)
             waited_s += 1.0
             announced = [w.ending_within_s for w in self.workers if w.ending_within_s is not None]
-            # Each ends itself in that time; only one that cannot (a call into a hung disk) gets
-            # here.
+            # Workers end themselves within that time, but for one that hangs in a call to a disk.
             if waited_s > max([limit_s, *announced]) + _HUNG_S:
                 _log.error("worker_killed", text="it did not end within the time that it announced")
                 self.signal(signal.SIGKILL)

@@ -42,8 +42,8 @@ class Worker:
 
         A status above 128 stands for a signal, as in a shell.
         """
-        # Its standard input: the end of either side is noticed by the other, without a file or a
-        # port.
+        # The worker gets its end as standard input. Each side notices when the other is gone, and
+        # no file or port is needed.
         mine, its = socket.socketpair()
         with its:
             self._process = await asyncio.create_subprocess_exec(
