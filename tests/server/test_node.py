@@ -189,7 +189,8 @@ async def test_o17_one_taken_port_leaves_nothing_running(which: str) -> None:
     with holder:
         addresses = {"first": (taken, free), "last": (free, taken), "http": (free, free)}[which]
         bench = Bench(*addresses, http=taken if which == "http" else free)
-        with pytest.raises(CannotStart, match=f"cannot listen on {taken}: Address already in use"):
+        refused = f"cannot listen on {taken}: Address already in use; stop the program"
+        with pytest.raises(CannotStart, match=refused):
             await bench.node.start()
         assert bench.storage.announced is None
         assert bench.storage.closed == 1

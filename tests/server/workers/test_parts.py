@@ -63,7 +63,7 @@ async def test_a_port_that_another_program_shares_is_refused_and_nothing_is_kept
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             free = probe.getsockname()[1]
-        with pytest.raises(CannotStart, match="in use"):
+        with pytest.raises(CannotStart, match="in use; stop the program"):
             await kept.take([f"127.0.0.1:{free}", f"127.0.0.1:{taken}"], PassedSockets())
         socket.create_server(("127.0.0.1", free)).close()
 
