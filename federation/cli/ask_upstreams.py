@@ -128,7 +128,7 @@ def about_action(
     """
 
     async def question(asked: UpstreamAnswer) -> dict[str, Any]:
-        # As the node itself: an answer that it would never ask for explains nothing.
+        # Only what the node itself would ask for explains what it does.
         if asked.settings.type == "storage":
             return _not_asked("it is not asked for action results (type: storage)")
         if not asked.settings.trust_action_results:

@@ -54,7 +54,7 @@ class Command(click.Command):
         except KeyboardInterrupt:
             _fail(ctx, "interrupted", INTERRUPTED)
         except Exception as error:
-            # A bug: a trace helps whoever reports it, and nobody else.
+            # A bug: only whoever reports it needs the trace.
             if os.environ.get("FEDERATION_TRACEBACK"):
                 raise
             hint = "FEDERATION_TRACEBACK=1 shows where"

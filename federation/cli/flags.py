@@ -44,7 +44,7 @@ def config_of(flags: list[Flag]) -> Config:
 
 def _complaint(detail: ErrorDetails, names: Mapping[Location, str]) -> str:
     location = detail["loc"]
-    # The model misses a key that nobody typed, so its error would name no flag.
+    # The missing key belongs to a flag that was not given, so the error would name none.
     if location[-2:-1] == ("tls",) and detail["type"] == "missing":
         if (*location[:-1], "client-certs") in names and not _pair_begun(location, names):
             return "--client-certs: needs TLS, so the server's certificate and key too"

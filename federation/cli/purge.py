@@ -150,11 +150,10 @@ def _entries(
         selections = [every._replace(uri=name)]
     for selection in selections:
         for found in where.operations.find_entries(selection):
-            # What is found is purged as it is here; only what is not needs a record by its name
-            # alone.
+            # An entry that is here is purged as it is; only an absent one is purged by its name.
             absent = [key for key in absent if key != found.key]
             yield PurgeChoice(found.key, found.label, found.size_bytes)
-    # What is not here has no age.
+    # An absent entry has no age.
     if before_s is None:
         yield from (PurgeChoice(key, str(action), None) for key in absent)
 

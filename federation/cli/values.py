@@ -64,7 +64,7 @@ def parse_date(text: str) -> float:
     """
     moment = datetime.fromisoformat(text)
     if len(text) == len("YYYY-MM-DD"):
-        # The whole of the day counts.
+        # A date without a time stands for the end of that day.
         moment += timedelta(days=1)
     return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
 

@@ -151,7 +151,7 @@ class EntryCalls:
             entry, value = await self._receive(pieces, call, http)
             await self._index.put([entry], provenance=call.provenance)
         else:
-            # Before the look at its closure: put_over stores only over what that look was about.
+            # Read before its closure is checked: put_over stores only over the value checked then.
             (held,) = await self._index.get([key])
             if await call.in_time(self.find(target)) is not None:
                 return _there_already(http)

@@ -25,7 +25,7 @@ class FolderCalls:
     async def find(self, _requests: RequestStream, _send: Send, call: Call) -> bytes:
         """Answer that there is none, which makes clients create it."""
         target = http_of(call).target
-        # Above them is no instance to have a right in; sccache with a key prefix asks there first.
+        # Folders above kv/NAME are in no instance; sccache with a key prefix asks for them first.
         if not _is_above_namespaces(target):
             call.check_pull(target.instance)
         raise EntryNotFound("there are no folders here")

@@ -245,8 +245,8 @@ class HttpCall:
             self._sent_bytes += len(answer)
         if data or self._begun:
             await self._send(data)
-        # Content-Length was sent, so the client would wait for the rest, or take the next answer
-        # for it.
+        # By the Content-Length that was sent, the client would take the next answer for the rest of
+        # this one, or wait for it.
         if self._sent_bytes != self._promised_bytes:
             self._wire.abort()
             raise CallEnded
@@ -266,8 +266,8 @@ class HttpCall:
         if status.code is StatusCode.UNAUTHENTICATED and not is_probe:
             fields = (*TEXT, _ASKS_CREDENTIALS)
         self.answers(number, fields)
-        # Whether a client that was refused sends its body all the same is not known (RFC 9110,
-        # 10.1.1).
+        # A client that waits for "100 Continue" may send its body although it was refused, or not
+        # (RFC 9110, 10.1.1): what comes next on the connection cannot be told.
         self._closes = self._closes or self._wants_continue
         text = f"{status.message}\n".encode()
         found = self._head(len(text))

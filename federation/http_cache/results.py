@@ -163,8 +163,7 @@ class ResultCalls:
         pieces = self._receiver.pieces(requests, call)
         begun = await self._begin(pieces, call)
         named = _named(target)
-        # No action result is as large, so it is a value of some client's, unless it begins like
-        # one.
+        # Action results are smaller, so this is a client's own value, unless it begins like one.
         if len(begun) > RESPONSE_MAX_BYTES:
             # Too large to be checked whole; taken for a value, it would hide a smaller result.
             if begins_like_result(begun):

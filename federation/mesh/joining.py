@@ -70,7 +70,7 @@ class Inviter:
     async def _ask(self, method: Method) -> Joining:
         """Ask until the inviter has noticed a new invitation, or a new member."""
         where = self._invitation.inviter
-        # Its listener's certificate is no public one; this very one is the only root then.
+        # No known authority has signed the inviter's certificate, so it is the only root itself.
         server = await fetch_certificate(
             self._settings.name, where, self._invitation.server_sha256, self._shown[0]
         )
@@ -84,7 +84,7 @@ class Inviter:
                 # An answer about the request itself, which would be the same at the next try.
                 if error.kind not in _NOT_FOR_GOOD:
                     raise
-                # The first one is about the code; those of the own certificate follow from it.
+                # The first refusal is about the code; that of this node's certificate follows it.
                 refusal = refusal or error
         assert refusal is not None
         raise CodeNotTaken(str(where), refusal.reason)

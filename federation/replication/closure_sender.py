@@ -62,7 +62,7 @@ class ShippingStore:
             missing = missing - purged
             digests = set(digests) - purged
         if missing:
-            # The least one: sets have no order, and simulations have to be replayed.
+            # The least one: a set has no fixed order, and simulations have to be replayed.
             self.lacks_here = min(missing)
             return missing
         # The peer gets files from elsewhere; directories are still sent, as the walk reads them.

@@ -129,8 +129,7 @@ class Gate:
                 turn.failed(error)
             raise
         finally:
-            # After an error that is no answer either (a cancellation, a local limit) another call
-            # has to try.
+            # A cancellation or a limit of this node is no answer of the peer: another call tries.
             turn.left()
 
     def succeeded(self, *, wrote: bool) -> None:

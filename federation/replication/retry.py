@@ -66,8 +66,8 @@ class Retry:
         found = await session.change_log.parked_due(
             session.name, session.clock.wall_s(), WAITS_S, AT_ONCE
         )
-        # Those under way are still due in the table, so as many are read as may run, not as there
-        # is room.
+        # Objects under way are still due in the table, so AT_ONCE are read, though there is room
+        # for fewer.
         due = [each for each in found if _object(each) not in self._trying][:room]
         self._trying.update(map(_object, due))
         blobs = [each for each in due if each.digest is not None]

@@ -103,8 +103,7 @@ class Rules:
             decision = rule.decision
             if not rule.concerns_blobs or not decision.bounds.admit(digest):
                 continue
-            # A rule that sends nothing still says so of blobs, whatever comes along with its
-            # entries.
+            # A metadata-only rule says nothing of blobs by themselves, unless it sends nothing.
             if decision.bounds.metadata_only and decision.when is not When.NEVER:
                 continue
             return decision.when
@@ -112,8 +111,8 @@ class Rules:
 
     def of_entry(self, key: EntryKey, label: str) -> Decision:
         """Decide about an action result or asset; label is its URI."""
-        # It has no name there, and under another instance's name it would replace that one's
-        # entries.
+        # This instance has no name at the peer; under another's name its entries would replace
+        # those of the other.
         if self._names_there is not None and key.instance not in self._names_there:
             return Decision(When.NEVER)
         for rule in self._rules:

@@ -67,7 +67,7 @@ def due(record: PeerRecord, check_every_s: float, rested_s: float) -> Position |
         return kept if is_it else Position(Purpose.REQUEST)
     if kept is not None and kept.purpose is Purpose.CHECK:
         return kept
-    # The caller sets the time of rest so that later checks are a whole interval apart.
+    # After a check the caller counts rested_s from later on, so checks are an interval apart.
     if check_every_s and rested_s >= check_every_s * FIRST_CHECK_SHARE:
         return Position(Purpose.CHECK)
     return None

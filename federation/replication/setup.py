@@ -96,7 +96,7 @@ class Replication:
 
     async def close(self) -> None:
         """Stop sending, and save how far each peer has come."""
-        # A reload under way would start senders behind this.
+        # First: a reload under way would start senders again.
         await self._background.close()
         if self._worker is not None:
             await self._worker.close()

@@ -80,7 +80,7 @@ class Shipper:
             )
             if others:
                 await asyncio.wait(others.values())
-            # Whoever sent them was stopped, or knew less of purges: these callers try themselves.
+            # Their sender was stopped, or knew less of purges: they are tried again here.
             left = [digest for digest, future in others.items() if future.cancelled()]
             for digest, future in others.items():
                 if not future.cancelled():

@@ -55,7 +55,7 @@ class LoopThrottle:
         loop.call_soon(self._made, loop)  # in the next pass
 
     def _made(self, loop: asyncio.AbstractEventLoop) -> None:
-        # A rest only before a step that waits: a single one, while nothing catches up, pays none.
+        # A rest only where a next step waits: single steps, with nothing to catch up, need none.
         if self._waiting and self._clients_call():
             rest_s = min(_REST_MAX_S, _REST_STEPS * (loop.time() - self._granted_s))
             loop.call_later(rest_s, self._next, loop)

@@ -78,8 +78,7 @@ class WriteCalls:
                 return await self._store_at_once(name, first, messages, call)
             except StorageFull:
                 pass  # below, uploads that wait to be resumed are dropped to make room
-        # Only large blobs are looked up first: write_one does it in the visit that would store a
-        # small one.
+        # Only a larger blob is looked up first: write_one looks a small one up as it stores it.
         elif await self._is_here(name.digest, call):
             # What an earlier stream left of it is not needed any more, and takes room.
             await self._uploads.drop_parked(name)

@@ -50,7 +50,7 @@ class ReadCalls:
         """Return the only message of a small blob's answer; None if that has to wait."""
         asked = decode_read_request(request)
         name = parse_read(asked.resource_name)
-        # Rare for small blobs; the way of all others handles them.
+        # Rare for small blobs: read() serves them as it does large ones.
         if asked.read_offset or asked.read_limit or name.compressed:
             return None
         if not 0 < name.digest.size_bytes <= _AT_ONCE_READ_BYTES:

@@ -97,7 +97,7 @@ class Call(RunningCall):
         """
         check_length(instance)
         self.rights.check_in(instance, PUSH, self.method)
-        # Something may be stored in it from now on, so it is counted by itself.
+        # From now on this instance may hold something, so it gets counts of its own.
         self._runtime.metrics.traffic.named(instance)
         # A peer brings the names of its own callers, which were bounded there.
         if instance and not self.is_peer:

@@ -46,7 +46,7 @@ def _served(pipeline: Pipeline, method: Method) -> Any:
             return answer
         with suppress(grpc.aio.InternalError):  # the caller is gone
             await context.abort(_CODES[answer.code], answer.message)
-        # abort() raises; only where nobody is there any more does the call come to its end here.
+        # abort() raises, so this is reached only when the caller is gone.
         return b""
 
     if isinstance(method, Unary | ClientStream):

@@ -81,7 +81,7 @@ class _Unary(_OneRequest):
         response = await call.in_time(self._handler(request, call))
         if not self._fits(call, len(response)):
             size_bytes = len(response)
-            # It is done by now, and must not be done twice.
+            # The write is done, and must not be done a second time.
             if self._writes:
                 await self._calls.make_room(call, size_bytes)
             else:  # an answer that waits for room must not take memory meanwhile
@@ -100,7 +100,7 @@ class _Unary(_OneRequest):
         if more_bytes < 0:
             self._calls.shrink_answer(call, -more_bytes)
             return True
-        # The number of calls bounds these.
+        # Small answers are bounded by the number of calls.
         if size_bytes <= SMALL_ANSWER or not more_bytes:
             return True
         return self._calls.try_reserve_answer(call, more_bytes)

@@ -93,7 +93,7 @@ class Pipeline:
             rights = self._rights_of(transport)
             rights.check(self._needs, self._name)
             caller = peer.caller if rights.is_anonymous else rights.identity
-            # Hops travel with a task, and here is none; a quota may have to wait.
+            # Hops need a task of their own, and a quota may have to wait: run() does both.
             if not self._is_unbounded(caller, rights) or _has_hops(transport):
                 return None
             call = Call(transport, caller, self._name, rights, self._runtime)

@@ -46,8 +46,7 @@ class ReadPacing:
         self._choose_budget()
         wanted = min(self._sizer.chunk_bytes, self._size_bytes)
         while wanted > SMALL_BYTES and not self._hold(_HELD_CHUNKS * wanted):
-            # Rather smaller chunks than a wait: the budget is others', and may not come back for
-            # long.
+            # Smaller chunks instead of a wait: others may keep the budget for long.
             wanted //= 2
         if wanted > SMALL_BYTES:
             return wanted

@@ -156,7 +156,7 @@ class UploadReceiver:
         """Wait for the running step, and return its result or raise its error. Safe to cancel."""
         if self._running is None:
             return None
-        # A stream that ends must not cancel the step: see above.
+        # A stream that ends must not cancel the step: see the module.
         result = await asyncio.shield(self._running)
         self._running = None
         return result

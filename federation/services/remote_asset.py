@@ -70,7 +70,7 @@ class FetchService:
         request = read_request(kind, data)
         wanted = wanted_by(request)
         call.check_pull(request.instance_name)
-        # Only under the first: memory does not show that the URIs before another one name nothing.
+        # Only the first URI: memory cannot show that the URIs before a later one name nothing.
         if wanted.integrity is not None or (entry := self._finder.recall(wanted.keys[0])) is None:
             return None
         if not self._is_current(wanted, entry):

@@ -81,7 +81,7 @@ class RequestStream:
                 async with asyncio.timeout(timeout_s):
                     await self._arrived
             except TimeoutError:
-                # It is this node that keeps the client waiting.
+                # The client is not slow: this node has no room for its next message.
                 if self._waits_for_room is not None and self._waits_for_room():
                     continue
                 raise Stalled(f"no message came for {timeout_s:g} s") from None
