@@ -92,7 +92,7 @@ class PinWalker(Generic[E]):
         is_whole = is_walked and not missing
         state = KeptState.WHOLE if is_whole else KeptState.INCOMPLETE
         # Nothing changes for most entries that are looked at again, so nothing is written.
-        if not is_whole or keeping.state is not state:
+        if not is_whole or keeping.state != state:  # a row's state is a plain number
             await self._keepings.settle(keeping, missing, is_whole=is_whole)
         return state
 

@@ -8,13 +8,18 @@ from typing import Any
 
 import pytest
 
+from federation.closure.pinned import pin_walk
+from federation.config.model import LimitsConfig
 from federation.core.digest import digest_of
-from federation.core.pins import PinKind, PinTarget
+from federation.core.pins import KeptState, PinKind, PinTarget
 from federation.core.provenance import Provenance, Source
 from federation.storage.admin import backup, list_pins, rebuild, restore
 from federation.storage.catalogue import entry_removal, eviction_rows, pins
 from federation.storage.catalogue.peer_records import NO_HOLDS
 from federation.storage.catalogue.transaction import Transaction
+from federation.storage.directory_pins import DirectoryKeepings
+from federation.storage.pin_tables import Keeping
+from federation.storage.pin_walk import PinWalker
 from tests.contracts.pins.pinned import (
     LARGE,
     LEAF,
@@ -70,6 +75,28 @@ async def test_eviction_reads_nothing_that_is_kept_and_checks_that_again(
     assert gone == (0, 0)
     held_bytes, kept_bytes = storage.core.writer.held_bytes, (await storage.ledger.pins.report())
     assert 0 < kept_bytes.size_bytes <= held_bytes + 8 * 4096
+
+
+class NotingKeepings(DirectoryKeepings):
+    settled = 0
+
+    async def settle(self, keeping: Keeping[int], missing: int, *, is_whole: bool) -> None:
+        self.settled += 1
+        await super().settle(keeping, missing, is_whole=is_whole)
+
+
+async def test_what_is_kept_as_a_whole_is_looked_at_again_without_a_write(
+    site: DirectorySite,
+) -> None:
+    digests = await tree_of(site, LEAF)
+    await site.index.put([result(b"a", digests[0])])
+    await pin(site)
+    keepings = NotingKeepings(site.storage.core)
+    (pin_id,) = await keepings.totals()
+    (entry,) = await keepings.candidates(None, 10)
+    walker = PinWalker(keepings, site.storage, pin_walk(LimitsConfig()))
+    assert await walker.keep(pin_id, entry.id) is KeptState.WHOLE
+    assert keepings.settled == 0
 
 
 async def test_what_eviction_has_marked_is_held_again_once_it_is_pinned(
