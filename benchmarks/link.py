@@ -42,6 +42,10 @@ class Link:
         """Return a call that takes and gives serialised messages."""
         return self._channel.unary_unary(f"/{service}/{method}", None, None)
 
+    def future(self, service: str, method: str) -> Callable[[bytes], grpc.Future[bytes]]:
+        """Return what begins such a call, so that many can run at once."""
+        return self._channel.unary_unary(f"/{service}/{method}", None, None).future
+
     def stream(self, service: str, method: str) -> Callable[[bytes], Iterator[bytes]]:
         """Return a call that is answered with a stream of serialised messages."""
         call = self._channel.unary_stream(f"/{service}/{method}", None, None)

@@ -10,6 +10,7 @@ from benchmarks.rows import (
     floor,
     growth,
     huge,
+    in_flight,
     memory,
     missing,
     read,
@@ -23,6 +24,6 @@ from benchmarks.rows import (
 
 def all_rows(*, quick: bool) -> dict[str, RowSpec]:
     """Return every row by name; quick makes the heavy ones small."""
-    parts = [unary, floor, missing, growth, read, huge, write, batch, tree, entries, recorded]
-    parts += [buildstream, start, memory]
+    parts = [unary, floor, missing, growth, read, huge, write, batch, tree, entries, in_flight]
+    parts += [recorded, buildstream, start, memory]
     return {spec.name: spec for part in parts for spec in part.rows(quick=quick)}
