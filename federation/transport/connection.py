@@ -241,8 +241,6 @@ class Http2Connection(asyncio.BufferedProtocol):
                 self._report(Refused("too many refused calls", "calls.refused"))
             self._resume_s = self._now_s() + pause_s
 
-    # Its end
-
     def look(self, now_s: float) -> None:
         """Do what is due; called several times a second."""
         self._count_buffered()

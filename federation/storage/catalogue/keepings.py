@@ -275,10 +275,7 @@ def entry_gone(transaction: Transaction, keeping_id: int, cost_bytes: int) -> No
 
 
 def end_of_entries(transaction: Transaction, entry_ids: Collection[int]) -> None:
-    """Let what entries named that are gone be kept for them no longer, by any pin.
-
-    Another entry may get the row id of one that is gone.
-    """
+    """End what pins keep for entries that are gone, whose row ids other entries may get."""
     transaction.connection.executemany(
         "UPDATE keeping SET pin = NULL, due = ?2 WHERE entry = ?1 AND pin IS NOT NULL",
         [(entry_id, transaction.now_ms + RETURN_MS) for entry_id in entry_ids],
@@ -322,16 +319,11 @@ def _of_pins(
         f"WHERE {where} AND pin IS NOT NULL ORDER BY {order} LIMIT ?",
         values,
     ).fetchall()
-    return [
-        Keeping(keeping_id, pin_id, entry_id or None, seq, tries, state)
-        for keeping_id, pin_id, entry_id, seq, tries, state in rows
-    ]
+    return [Keeping(row[0], row[1], row[2] or None, *row[3:]) for row in rows]
 
 
 def totals(connection: apsw.Connection, pin_id: int | None = None) -> dict[int, KeptTotal]:
     """Return the sums over the keepings of each pin, or of this one alone."""
-    if pin_id is None:
-        rows: Any = connection.execute(_SUMS.format("IS NOT NULL")).fetchall()
-    else:
-        rows = connection.execute(_SUMS.format("= ?"), (pin_id,)).fetchall()
+    which, values = ("IS NOT NULL", ()) if pin_id is None else ("= ?", (pin_id,))
+    rows: Any = connection.execute(_SUMS.format(which), values).fetchall()
     return {found: KeptTotal(*sums) for found, *sums in rows}

@@ -1,8 +1,7 @@
 """What only one process on a data directory does: evict, sweep, scrub, keep pins, trim the log.
 
-That process holds the maintenance lock. It is a kernel lock, so a killed holder loses it at once
-and another process takes over. Eviction pauses for one lease period after a process was killed,
-because its leases are unknown.
+It holds the maintenance lock, a kernel lock: if it is killed, another process takes over at once.
+Eviction pauses for one lease period after a process was killed, because its leases are unknown.
 """
 
 from __future__ import annotations
