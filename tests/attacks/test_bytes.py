@@ -5,6 +5,8 @@ from __future__ import annotations
 from contextlib import ExitStack
 from pathlib import Path
 
+import grpc
+
 from federation._proto.build.bazel.remote.execution.v2 import remote_execution_pb2 as reapi
 from federation._proto.google.bytestream import bytestream_pb2 as bs
 from federation.core.digest import digest_of
@@ -12,6 +14,7 @@ from tests.attacks.harness import MIB, Attacked
 from tests.attacks.raw import framed
 from tests.support.polling import wait_until
 from tests.support.process_client import message
+from tests.support.transports import TRANSPORT
 
 CAS = "build.bazel.remote.execution.v2.ContentAddressableStorage"
 LIMITS = {"buffer-memory": "64M", "stall": "3s"}
@@ -43,7 +46,7 @@ def test_answers_that_nobody_takes_are_bounded_and_end(tmp_path: Path) -> None:
         )
 
 
-def test_batches_all_at_once_take_turns_and_none_is_refused(tmp_path: Path) -> None:
+def test_batches_all_at_once_take_turns_and_none_is_lost(tmp_path: Path) -> None:
     tail = bytes(15 * MIB // 4)
     with (
         Attacked(tmp_path, limits=LIMITS | {"stall": "60s"}) as node,  # a busy machine pauses
@@ -55,10 +58,20 @@ def test_batches_all_at_once_take_turns_and_none_is_refused(tmp_path: Path) -> N
             blob = b"%d" % at + tail
             request = reapi.BatchUpdateBlobsRequest()
             request.requests.add(digest=message(digest_of(blob)), data=blob)
-            pushed.append(client.cas.BatchUpdateBlobs.future(request, timeout=100))
+            pushed.append((request, client.cas.BatchUpdateBlobs.future(request, timeout=100)))
         seen.judge()
-        for each in pushed:
-            assert each.result().responses[0].status.code == 0
+        for request, running in pushed:
+            error: object = running.exception()
+            if TRANSPORT == "grpcio" and error is not None:
+                # gRPC hides how much of a message has come. If messages come slowly, as on a busy
+                # machine, more of them are let in than there is room for once they are whole, and
+                # their connection is closed. Clients send them again.
+                assert isinstance(error, grpc.Call)
+                assert error.code() is grpc.StatusCode.UNAVAILABLE
+                answer = client.cas.BatchUpdateBlobs(request, timeout=100)
+            else:
+                answer = running.result()
+            assert answer.responses[0].status.code == 0
 
 
 def test_messages_that_are_never_whole_are_found_out(tmp_path: Path) -> None:
