@@ -12,11 +12,8 @@ from benchmarks.link import Link
 from benchmarks.process import Server
 
 SERVERS = ("federation", "federation-http2", "casd", "buildgrid")
-WITH_WORKERS = (
-    *SERVERS,
-    "federation-2",
-    "federation-http2-2",
-)  # where several connections come at once
+# Of rows where several connections come at once.
+WITH_WORKERS = (*SERVERS, "federation-2", "federation-http2-2")
 _SETTLE_S = 0.05  # what a server does just after its answer belongs to the call
 
 

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import cycle, islice, repeat
+from typing import Any
 
 import grpc
 
@@ -30,8 +31,12 @@ class InFlight(CallRow):
 
     def set_up(self) -> None:
         """See CallRow."""
-        self._begin = self.link.future(self._service, self._method)
+        self._begin = self.beginning(self._service, self._method)
         self._requests = self.requests()
+
+    def beginning(self, service: str, method: str) -> Callable[[bytes], Any]:
+        """Return what begins a call and returns it."""
+        return self.link.future(service, method)
 
     def requests(self) -> Iterator[bytes]:
         """Yield requests without end."""
@@ -43,13 +48,12 @@ class InFlight(CallRow):
             yield partial(self._together, list(islice(self._requests, _IN_FLIGHT)))
 
     def _together(self, requests: list[bytes]) -> None:
-        running = [self._begin(request) for request in requests]
-        for each in running:
-            self.judge(each)
+        for running in [self._begin(request) for request in requests]:
+            self.judge(running)
 
-    def judge(self, ended: grpc.Future[bytes]) -> None:
-        """Fail unless the call ended as it should."""
-        ended.result()
+    def judge(self, running: Any) -> None:
+        """Wait for the end of a call, and fail unless it is as it should be."""
+        running.result()
 
 
 class FindMissingInFlight(InFlight):
@@ -67,9 +71,9 @@ class FindMissingInFlight(InFlight):
         self.link.upload(blobs)
         return cycle([payloads.find_missing([payloads.digest_of(data)]) for data in blobs])
 
-    def judge(self, ended: grpc.Future[bytes]) -> None:
+    def judge(self, running: grpc.Future[bytes]) -> None:
         """See InFlight."""
-        expect(bool(ended.result()) is not self._is_held, "a blob is missing, or is not")
+        expect(bool(running.result()) is not self._is_held, "a blob is missing, or is not")
 
 
 class ActionResultMissInFlight(InFlight):
@@ -82,38 +86,37 @@ class ActionResultMissInFlight(InFlight):
         """See InFlight."""
         return iter(_ask_for_absent, None)
 
-    def judge(self, ended: grpc.Future[bytes]) -> None:
+    def judge(self, running: grpc.Future[bytes]) -> None:
         """See InFlight."""
-        error: object = ended.exception()  # to the stubs' mind none is a call
+        error: object = running.exception()  # to the stubs' mind none is a call
         is_miss = isinstance(error, grpc.Call) and error.code() is grpc.StatusCode.NOT_FOUND
         expect(is_miss, f"not a miss: {error}")
 
 
-class ReadInFlight(CallRow):
+class ReadInFlight(InFlight):
     """Each reads a whole blob."""
 
     def __init__(self, server: Server, size_bytes: int) -> None:
-        super().__init__(server)
+        super().__init__(server, BYTE_STREAM, "Read")
         self._size_bytes = size_bytes
 
-    def set_up(self) -> None:
-        """See CallRow."""
+    def beginning(self, service: str, method: str) -> Callable[[bytes], Iterator[bytes]]:
+        """See InFlight."""
+        return self.link.stream(service, method)
+
+    def requests(self) -> Iterator[bytes]:
+        """See InFlight."""
         blobs = [payloads.blob(f"in-flight/{i}", self._size_bytes) for i in range(_BLOBS)]
         self.link.upload(blobs)
-        self._read = self.link.stream(BYTE_STREAM, "Read")
-        self._requests = cycle([payloads.read(payloads.digest_of(data)) for data in blobs])
-        for data in blobs:
-            (answer,) = self._read(next(self._requests))
+        requests = [payloads.read(payloads.digest_of(data)) for data in blobs]
+        for data, request in zip(blobs, requests, strict=True):
+            (answer,) = self._begin(request)
             expect(bytestream_pb2.ReadResponse.FromString(answer).data == data, "other bytes came")
+        return cycle(requests)
 
-    def calls(self) -> Iterator[Callable[[], object]]:
-        """See CallRow."""
-        while True:
-            yield partial(self._together, list(islice(self._requests, _IN_FLIGHT)))
-
-    def _together(self, requests: list[bytes]) -> None:
-        for answers in [self._read(request) for request in requests]:
-            expect(sum(map(len, answers)) >= self._size_bytes, "too few bytes came")
+    def judge(self, running: Iterator[bytes]) -> None:
+        """See InFlight."""
+        expect(sum(map(len, running)) >= self._size_bytes, "too few bytes came")
 
 
 def _absent() -> re_pb2.Digest:
