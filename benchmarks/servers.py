@@ -91,14 +91,10 @@ class NodeOverHttp2(Node):
         return {**super().settings(), "transport": "http2"}
 
 
-class NodeOfTwoOverHttp2(NodeOfTwo):
+class NodeOfTwoOverHttp2(NodeOverHttp2, NodeOfTwo):
     """The same with both."""
 
     name = "federation-http2-2"
-
-    def settings(self) -> dict[str, object]:
-        """See Node."""
-        return {**super().settings(), "transport": "http2"}
 
 
 class Casd(Server):
