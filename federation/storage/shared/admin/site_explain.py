@@ -10,7 +10,7 @@ from typing import Any
 from federation.core.clock import utc_text
 from federation.core.digest import Digest, DigestFunction
 from federation.core.errors import SourceUnavailable, StorageRefused
-from federation.core.index import EntryKey, EntryKind
+from federation.core.index import EntryKey, EntryKind, name_of_action
 from federation.core.provenance import Source
 from federation.core.purges import Purge
 from federation.core.uses import Use
@@ -118,9 +118,8 @@ class SiteExplainer:
 
     def action_results(self, action: Digest, instance: str | None) -> list[FoundEntry]:
         """See Explainer."""
-        name = bytes((action.function,)) + action.hash + action.size_bytes.to_bytes(8, "big")
         kind = int(EntryKind.ACTION_RESULT)
-        return self._entries("kind = $1 AND name = $2", kind, name, instance)
+        return self._entries("kind = $1 AND name = $2", kind, name_of_action(action), instance)
 
     def assets(self, uri: str, instance: str | None) -> list[FoundEntry]:
         """See Explainer."""
