@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AsyncExitStack, contextmanager
+from functools import cached_property
 from typing import Any
 
 from federation.core.clock import utc_text
@@ -20,7 +21,7 @@ from federation.storage.catalogue.blobs import key_of
 from federation.storage.catalogue.transaction import BLOB
 from federation.storage.reports import FoundEntry
 from federation.storage.shared.admin.joining import SitePlace, join
-from federation.storage.shared.admin.site_reader import SiteReader, problem_of
+from federation.storage.shared.admin.site_reader import SiteReader, missing_at_site, problem_of
 from federation.storage.shared.catalogue import site_purges
 from federation.storage.shared.catalogue.entry_rows import COLUMNS, entry_of
 from federation.storage.shared.catalogue.rows import HOUR_OF_USE, BlobAt
@@ -62,11 +63,13 @@ def explaining_site(place: SitePlace) -> Iterator[SiteExplainer]:
     """Open a site for questions. Raises StorageRefused, on entry or in the block."""
     try:
         with asyncio.Runner() as runner:
-            catalogue = runner.run(join(place))
+            opened = AsyncExitStack()
             try:
-                yield SiteExplainer(runner, catalogue, place)
+                catalogue = runner.run(join(place))
+                opened.push_async_callback(catalogue.close)
+                yield SiteExplainer(runner, catalogue, place, opened)
             finally:
-                runner.run(catalogue.close())
+                runner.run(opened.aclose())
     except SourceUnavailable as error:
         raise StorageRefused(str(error)) from error
 
@@ -78,10 +81,18 @@ class SiteExplainer:
     that into what its caller expects.
     """
 
-    def __init__(self, runner: asyncio.Runner, catalogue: SiteCatalogue, place: SitePlace) -> None:
+    def __init__(
+        self,
+        runner: asyncio.Runner,
+        catalogue: SiteCatalogue,
+        place: SitePlace,
+        opened: AsyncExitStack,
+    ) -> None:
+        """opened: closed by the caller at the end, with what is opened on the way."""
         self._runner = runner
         self._catalogue = catalogue
         self._place = place
+        self._opened = opened
         self._timing = Timing(
             lease_ms=place.catalogue.lease_ms,
             granularity_ms=place.catalogue.granularity_ms,
@@ -136,17 +147,17 @@ class SiteExplainer:
 
     def missing(self, digests: Collection[Digest]) -> set[Digest]:
         """See Explainer."""
-        wanted = [digest for digest in digests if not digest.is_empty]
-        found = self._look_up([key_of(digest) for digest in wanted])
-        return {digest for digest in wanted if problem_of(digest, found.get(key_of(digest)))}
+        return self._runner.run(missing_at_site(self._catalogue, digests))
 
     def read(self, digest: Digest) -> bytes | None:
         """See Explainer."""
-        return b"" if digest.is_empty else self._runner.run(self._read(digest))
+        return self._runner.run(self._reader.read(digest))
 
-    async def _read(self, digest: Digest) -> bytes | None:
-        async with self._place.open_objects() as objects:
-            return await SiteReader(self._catalogue, objects).read(digest)
+    @cached_property
+    def _reader(self) -> SiteReader:
+        """One for all reads, and only if there are any: it needs a client of the bucket."""
+        objects = self._runner.run(self._opened.enter_async_context(self._place.open_objects()))
+        return SiteReader(self._catalogue, objects)
 
     # -- blobs -----------------------------------------------------------------------------
 

@@ -29,19 +29,21 @@ class SiteReader:
 
     async def find_missing(self, digests: Collection[Digest]) -> set[Digest]:
         """See Readable."""
-        wanted = [digest for digest in digests if not digest.is_empty]
-        found = await self._look_up(wanted)
-        return {digest for digest in wanted if problem_of(digest, found.get(key_of(digest)))}
+        return await missing_at_site(self._catalogue, digests)
 
     async def read_small(self, digests: Sequence[Digest]) -> list[bytes | None]:
         """See Readable."""
-        return [await self.read(digest) for digest in digests]
+        found = await _look_up(self._catalogue, digests, with_bytes=True)
+        return [await self._verified(digest, found.get(key_of(digest))) for digest in digests]
 
     async def read(self, digest: Digest) -> bytes | None:
         """Return a blob's verified bytes; None: it is missing or damaged."""
+        (data,) = await self.read_small([digest])
+        return data
+
+    async def _verified(self, digest: Digest, at: BlobAt | None) -> bytes | None:
         if digest.is_empty:
             return b""
-        at = (await self._look_up([digest], with_bytes=True)).get(key_of(digest))
         if at is None or problem_of(digest, at):
             return None
         try:
@@ -79,11 +81,19 @@ class SiteReader:
 
         yield chunks()
 
-    async def _look_up(
-        self, digests: Sequence[Digest], *, with_bytes: bool = False
-    ) -> dict[bytes, BlobAt]:
-        keys = [key_of(digest) for digest in digests]
-        return await self._catalogue.blobs.look_up(keys, Use.PEEK, with_bytes=with_bytes)
+
+async def missing_at_site(catalogue: SiteCatalogue, digests: Collection[Digest]) -> set[Digest]:
+    """Return which of these blobs count as missing. Raises SourceUnavailable."""
+    wanted = [digest for digest in digests if not digest.is_empty]
+    found = await _look_up(catalogue, wanted, with_bytes=False)
+    return {digest for digest in wanted if problem_of(digest, found.get(key_of(digest)))}
+
+
+async def _look_up(
+    catalogue: SiteCatalogue, digests: Sequence[Digest], *, with_bytes: bool
+) -> dict[bytes, BlobAt]:
+    keys = [key_of(digest) for digest in digests]
+    return await catalogue.blobs.look_up(keys, Use.PEEK, with_bytes=with_bytes)
 
 
 def problem_of(digest: Digest, at: BlobAt | None) -> str:
