@@ -26,9 +26,10 @@ from federation.storage.shared.catalogue.connections import SOURCE, DatabaseConn
 from federation.storage.shared.catalogue.rows import Lead
 from federation.storage.shared.catalogue.settings import CatalogueSettings
 
-# As _pin takes them; _ROWS: as _row does.
+# As _pin takes them; _ROW: as _row does.
 _COLUMNS = "p.target, p.label, p.until, p.note, p.who, p.at, p.removed, p.ticks, p.node"
-_ROWS = f"SELECT p.id, p.seq, p.scanned, {_COLUMNS} FROM pin p"  # noqa: S608 - constants
+_ROW = f"p.id, p.seq, p.scanned, {_COLUMNS}"
+_ROWS = f"SELECT {_ROW} FROM pin p"  # noqa: S608 - constants
 _IN_FORCE = "NOT p.removed AND (p.until IS NULL OR p.until > $1)"
 _LIVE = f"{_ROWS} WHERE {_IN_FORCE} ORDER BY id"
 _GET = f"{_ROWS} WHERE sha256(target) = sha256($1)"
@@ -46,7 +47,7 @@ SELECT EXISTS (SELECT FROM pin WHERE NOT removed AND until <= $1 OR seq IS NULL
 # rows to compare with them, as this is asked once a second.
 _FOLLOWED = f"""
 SELECT s.seq, f.followed, EXISTS (SELECT FROM log WHERE log.seq = least(s.seq, f.followed) + 1),
-  p.id, p.seq, p.scanned, {_COLUMNS}
+  {_ROW}
 FROM site s CROSS JOIN pinned f LEFT JOIN pin p ON s.seq > f.followed AND {_IN_FORCE} ORDER BY p.id
 """  # noqa: S608 - constants
 _STORE = """
@@ -56,9 +57,7 @@ SELECT federation_store_pins(
 _TRY = "SELECT trial, token FROM federation_try_pin($1, $2, $3, $4, $5, $6, $7, $8)"
 _GO_ON = "UPDATE pin SET tried = (SELECT now_ms FROM clock) WHERE id = $1 AND seq IS NULL"
 _DROP = "DELETE FROM pin WHERE id = $1 AND seq IS NULL"
-_END = f"""
-SELECT p.id, p.seq, p.scanned, {_COLUMNS} FROM federation_end_pins($1, $2, $3, $4, $5, $6) p
-"""  # noqa: S608 - constants
+_END = f"SELECT {_ROW} FROM federation_end_pins($1, $2, $3, $4, $5, $6) p"  # noqa: S608
 _TARGET = "SELECT target FROM pin WHERE id = $1"
 _KEPT = (PINS_MAX, REMOVED_KEEP_S, REMOVED_MAX)
 
@@ -143,9 +142,8 @@ class SitePinRecords:
 
     async def begin_trial(self, pin: Pin) -> int:
         """See PinRecords. Remembers since when what is kept for it may be lost by a crash."""
-        (target,), *columns = ([*column] for column in _for_people([pin]))
-        of_people = [column[0] for column in columns]
-        of_people[-1] = self._clock.wall_s()
+        own = pin._replace(at_s=self._clock.wall_s())
+        target, *of_people = (value for (value,) in _for_people([own]))
         call = (_TRY, target + b" ", target, *of_people, PINS_MAX)
         # A second run would find the record of the first, as if another command tried the same.
         trial, life = await self._connections.ask_one(*call, twice=False)
