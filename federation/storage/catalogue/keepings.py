@@ -107,12 +107,7 @@ def _is_in_force(connection: apsw.Connection, pin_id: int) -> bool:
 
 
 def _has_pin(connection: apsw.Connection, keeping_id: int) -> bool:
-    row = connection.execute(
-        "SELECT 1 FROM keeping JOIN pin ON pin.id = keeping.pin AND pin.removed = 0 "
-        "WHERE keeping.id = ?",
-        (keeping_id,),
-    ).fetchone()
-    return row is not None
+    return _keeps(connection, "?", keeping_id)
 
 
 def known(connection: apsw.Connection, pin_id: int, entry_id: int) -> Keeping[int] | None:
@@ -252,7 +247,7 @@ def of_removed_pin(connection: apsw.Connection) -> int | None:
 def end_some(transaction: Transaction, limit: int) -> None:
     """End up to limit keepings of a pin that was removed, to be given back at once."""
     connection = transaction.connection
-    transaction.connection.execute(
+    connection.execute(
         "UPDATE keeping SET pin = NULL, due = 0 "
         "WHERE id IN (SELECT id FROM keeping WHERE pin = ? LIMIT ?)",
         (of_removed_pin(connection), limit),
