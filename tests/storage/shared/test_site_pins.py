@@ -12,10 +12,9 @@ from federation.closure.pinned import pin_walk
 from federation.config.model import LimitsConfig
 from federation.core.digest import Digest, digest_of
 from federation.core.errors import InvalidRequest, LeadLost, SourceUnavailable
-from federation.core.index import Entry
 from federation.core.pins import PinKind, PinTarget
-from federation.core.store import Readable
 from federation.storage.factory import operations_on
+from federation.storage.pin_walk import PinWalker
 from federation.storage.shared.storage import SharedStorage
 from federation.storage.shared.upkeep.site_expiry import SiteExpiry
 from federation.storage.shared.upkeep.site_pin_keeping import SitePinKeeping
@@ -68,7 +67,7 @@ async def crashed(pinning: NodesSite) -> None:
     await until(lambda: any(polled), "the node has heard from the database")
 
 
-async def keeping(pinning: NodesSite, meanwhile: Action) -> SitePinKeeping:
+def keeping(pinning: NodesSite, meanwhile: Action) -> SitePinKeeping:
     """Return what keeps pins; something happens as it looks what the first entry names."""
     made = SitePinKeeping(pinning.nodes[0].core)
     made.walk_with(pinning.nodes[0], interrupted(meanwhile), None)
@@ -86,7 +85,7 @@ async def test_another_lead_goes_on_and_the_one_before_notes_nothing_more(
     async def overtaken() -> None:
         site.sql("UPDATE lead SET term = term + 1, node = 'other' WHERE role = 'upkeep'")
 
-    before = await keeping(pinning, overtaken)
+    before = keeping(pinning, overtaken)
     with pytest.raises(LeadLost):
         await before.step(lead)
     assert not (await report(pinning)).is_settled
@@ -107,7 +106,7 @@ async def test_a_crash_of_the_database_during_a_look_has_it_done_again(
     await of_a_peer(pinning)
     _, lead = await pinning.leader()
 
-    made = await keeping(pinning, lambda: crashed(pinning))
+    made = keeping(pinning, lambda: crashed(pinning))
     with pytest.raises(LeadLost, match="was restarted"):
         await made.step(lead)
     assert not (await report(pinning)).is_settled
@@ -127,7 +126,7 @@ async def test_a_crash_of_the_database_as_an_entry_is_completed_leaves_it_incomp
     await put(pinning, LEAF)
     await pinning.pass_ms(90_000_000)
     _, lead = await pinning.leader()
-    made = await keeping(pinning, lambda: crashed(pinning))
+    made = keeping(pinning, lambda: crashed(pinning))
     with pytest.raises(LeadLost, match="was restarted"):
         await made.step(lead)
     assert (await report(pinning)).incomplete == 1
@@ -141,15 +140,8 @@ async def test_of_a_pin_that_a_crash_of_the_database_cut_off_nothing_stays(
 ) -> None:
     digests = await tree_of(pinning, LEAF)
     await pinning.index.put([result(b"a", digests[0])])
-    walk = pin_walk(LimitsConfig())
-    crashes = [crashed]
-
-    async def crashing(store: Readable, entry: Entry) -> bool:
-        while crashes:
-            await crashes.pop()(pinning)
-        return await walk(store, entry)
-
-    walker = type(pinning.walker())(pinning.pins.keepings, pinning.nodes[0], crashing)
+    crashing = interrupted(lambda: crashed(pinning))
+    walker = PinWalker(pinning.pins.keepings, pinning.nodes[0], crashing)
     with pytest.raises(SourceUnavailable, match="was restarted"):
         await pinning.pins.pin(wanted(), walker)
     assert (await pinning.asked.report()).pins == []
@@ -261,7 +253,7 @@ async def test_a_lead_that_is_lost_between_looking_and_giving_back_gives_nothing
         site.sql("UPDATE lead SET term = term + 1 WHERE role = 'upkeep'")
 
     is_crash = why == "was restarted"
-    made = await keeping(pinning, (lambda: crashed(pinning)) if is_crash else overtaken)
+    made = keeping(pinning, (lambda: crashed(pinning)) if is_crash else overtaken)
     with pytest.raises(LeadLost, match=why):
         await made.step(lead)
     assert site.sql("SELECT count(*) FROM blob WHERE kept IS NULL") == [(0,)]
