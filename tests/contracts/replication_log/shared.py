@@ -24,8 +24,8 @@ from federation.storage.shared.catalogue.rows import Insertion, Lead, NewBlob, S
 from federation.storage.shared.catalogue.settings import CatalogueSettings
 from federation.storage.shared.catalogue.site_catalogue import SiteCatalogue, open_catalogue
 from federation.storage.shared.site_log import SiteLog
-from federation.storage.shared.site_pins import site_pins
 from federation.storage.shared.storage import SharedStorage
+from tests.storage.shared.site import log_of
 from tests.support.polling import until
 from tests.support.postgres import Postgres, database_of
 from tests.support.sites import TestSite
@@ -39,8 +39,7 @@ class _Node:
 
     def __init__(self, catalogue: SiteCatalogue) -> None:
         self.catalogue = catalogue
-        pins = site_pins(catalogue, SystemClock(), lambda: 10**9)
-        self.log = SiteLog(catalogue, pins)
+        self.log = log_of(catalogue)
         self.asked = self.log
         self.watch = catalogue.watch  # of the node that is asked
 
