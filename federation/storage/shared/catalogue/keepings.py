@@ -61,6 +61,7 @@ _AFTER = f"""
 SELECT {_COLUMNS} FROM keeping k
 WHERE k.id > $1 AND k.state < 2 AND k.pin IS NOT NULL ORDER BY k.id LIMIT $2
 """  # noqa: S608 - constants
+# All states there are, named for the index keeping_ended: it has the state first.
 _IS_RETURN_DUE = """
 SELECT EXISTS (SELECT FROM keeping WHERE pin IS NULL AND state = ANY ('{0, 1, 2, 3}')
   AND due <= (SELECT now_ms FROM clock))
