@@ -13,7 +13,7 @@ from google.protobuf.internal import api_implementation
 from federation.core.errors import CannotStart
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8  # malloc.h of glibc
-_KEPT_BYTES = 64 * 2**20  # as much as all messages together may hold by default
+_KEPT_BYTES = 64 * 2**20  # what one caller's messages may hold, alone and by default
 _MAPPED_FROM_BYTES = 16 * 2**20
 _ARENAS = 2
 _COLLECT_AFTER = 5_000, 10, 100  # new objects; such collections; collections of those
