@@ -12,7 +12,6 @@ from federation.cli.command import Command, json_option
 from federation.cli.options import Place, check_peer, place, place_options
 from federation.cli.output import emit
 from federation.cli.processes import facts_of_processes
-from federation.cli.progress import warnings_only
 from federation.core.errors import ConfigError
 from federation.storage.reports import KnownPeer
 
@@ -53,12 +52,10 @@ def drop_peer_command(
             f"not everything has been replicated to {peer}: {_lacks(known)}. "
             "Reconcile it, or drop it anyway with --lose-unacknowledged"
         )
-    # The storage's own log would stand between the lines of the answer.
-    with warnings_only():
-        where.operations.drop_peer(peer)
-        facts = _facts(known)
-        if not known.is_whole:
-            _log.warning("peer_dropped", **{k.replace("-", "_"): v for k, v in facts.items()})
+    where.operations.drop_peer(peer)
+    facts = _facts(known)
+    if not known.is_whole:
+        _log.warning("peer_dropped", **{k.replace("-", "_"): v for k, v in facts.items()})
     emit(facts, as_json=as_json)
 
 

@@ -21,7 +21,6 @@ from federation.cli.ask_upstreams import (
 from federation.cli.command import Command, json_option
 from federation.cli.options import Place, place, place_options
 from federation.cli.output import emit
-from federation.cli.progress import warnings_only
 from federation.cli.values import DigestType, qualifiers_of
 from federation.config.model import Config, LimitsConfig
 from federation.core.digest import Digest
@@ -148,9 +147,8 @@ class _Report(LocalReport):
             return {}
         told = {"upstreams": self._upstreams(file, question)}
         if file.peers:
-            with warnings_only():
-                node_id = self.explainer.node_id
-                told["peers-say"] = ask_peers(file.peers, instance, node_id, for_peers or question)
+            node_id = self.explainer.node_id
+            told["peers-say"] = ask_peers(file.peers, instance, node_id, for_peers or question)
         return told
 
     def _upstreams(self, file: Config, question: Question) -> list[dict[str, Any]]:
@@ -160,8 +158,7 @@ class _Report(LocalReport):
                 {"name": each.name, "answer": NOT_ASKED, "reason": reason}
                 for each in file.upstreams
             ]
-        with warnings_only():
-            return ask(file.upstreams, self.explainer.node_id, question)
+        return ask(file.upstreams, self.explainer.node_id, question)
 
 
 def _instance(found: Sequence[FoundEntry], asked: str | None) -> str:

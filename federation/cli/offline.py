@@ -11,7 +11,6 @@ from federation.cli.command import Command, json_option
 from federation.cli.options import Place, place, place_options
 from federation.cli.output import emit
 from federation.cli.processes import BECAUSE, facts_of_processes, wait_for_switch
-from federation.cli.progress import warnings_only
 from federation.core.clock import utc_text
 
 _SHOWN = ("pid", "http", "offline", BECAUSE, "not-known")
@@ -36,8 +35,7 @@ def offline(
     """
     where = place(config_path, data_dir)
     if state is not None:
-        with warnings_only():
-            where.operations.turn_offline(on=state == "on")
+        where.operations.turn_offline(on=state == "on")
         # So that a script which unplugs the network next does not meet calls that began before.
         wait_for_switch(where.operations, on=state == "on")
     emit(_facts(where), as_json=as_json)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import getpass
 from collections.abc import Callable
+from functools import wraps
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, ParamSpec, TypeVar
 
 import click
 
 from federation.cli.command import DIRECTORY, config_option
+from federation.cli.progress import warnings_only
 from federation.config import model
 from federation.config.file import load
 from federation.core.errors import ConfigError
@@ -17,7 +19,8 @@ from federation.storage.contract import Operations
 from federation.storage.factory import operations_on
 from federation.storage.reports import KnownPeer
 
-F = TypeVar("F", bound=Callable[..., Any] | click.Command)
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 class Place(NamedTuple):
@@ -38,8 +41,17 @@ def asked_by() -> str:
     return f"{getpass.getuser()}, command line"
 
 
-def place_options(function: F) -> F:
-    """Add --config and --data-dir."""
+def place_options(function: Callable[P, R]) -> Callable[P, R]:
+    """Add --config and --data-dir, and have what a storage logs go to standard error.
+
+    Standard output is for what the command says, which scripts read.
+    """
+
+    @wraps(function)
+    def with_log(*args: P.args, **kwargs: P.kwargs) -> R:
+        with warnings_only():
+            return function(*args, **kwargs)
+
     for option in (
         click.option(
             "--data-dir",
@@ -48,8 +60,8 @@ def place_options(function: F) -> F:
         ),
         config_option("Take the data directory and the storage settings from this file."),
     ):
-        function = option(function)
-    return function
+        with_log = option(with_log)
+    return with_log
 
 
 def place(config_path: Path | None, data_dir: Path | None) -> Place:

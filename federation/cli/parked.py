@@ -10,7 +10,6 @@ import click
 from federation.cli.command import Command, json_option
 from federation.cli.options import check_peer, place, place_options
 from federation.cli.output import emit
-from federation.cli.progress import warnings_only
 from federation.core.clock import utc_text
 from federation.core.replication_log import Parked
 
@@ -85,8 +84,7 @@ def retry(peer: str | None, config_path: Path | None, data_dir: Path | None, as_
     where = place(config_path, data_dir)
     if peer is not None:
         check_peer(where, peer)
-    with warnings_only():
-        asked = where.operations.retry_parked(peer)
+    asked = where.operations.retry_parked(peer)
     # Told because nothing is retried while no process serves.
     serving = len(where.operations.processes())
     emit({"retry-asked": asked, "processes": serving}, as_json=as_json)

@@ -13,7 +13,6 @@ from federation.cli.command import Command, json_option
 from federation.cli.options import asked_by, place, place_options
 from federation.cli.output import emit
 from federation.cli.pin_targets import PinChoice, chosen_targets, target_options
-from federation.cli.progress import warnings_only
 from federation.cli.values import DateType, DurationType
 from federation.closure.pinned import pin_walk
 from federation.config.model import LimitsConfig
@@ -84,12 +83,11 @@ def pin(
     walk = pin_walk(limits)
     made: list[PinReport] = []
     try:
-        with warnings_only():
-            # One by one: each is tried and promised by itself, and the numbers of a refusal are
-            # those of one pin.
-            for each in chosen:
-                report = where.operations.pin(_wanted(each, until_s, note), walk)
-                made.append(report)
+        # One by one: each is tried and promised by itself, and the numbers of a refusal are
+        # those of one pin.
+        for each in chosen:
+            report = where.operations.pin(_wanted(each, until_s, note), walk)
+            made.append(report)
     except FederationError:
         if made:
             before = ", ".join(each.pin.label for each in made)
@@ -128,8 +126,7 @@ def unpin(
     """
     where = place(config_path, data_dir)
     chosen = chosen_targets(where, names, action, instance)
-    with warnings_only():
-        gone = where.operations.unpin([each.target for each in chosen], asked_by())
+    gone = where.operations.unpin([each.target for each in chosen], asked_by())
     emit({"unpinned": [each.label for each in gone]}, as_json=as_json)
     if not gone:
         sys.exit(FOUND_PROBLEMS)

@@ -13,7 +13,6 @@ import click
 from federation.cli.command import Command, json_option
 from federation.cli.options import Place, asked_by, place, place_options
 from federation.cli.output import emit
-from federation.cli.progress import warnings_only
 from federation.cli.values import DigestType, DurationType
 from federation.core.clock import SystemClock
 from federation.core.digest import Digest
@@ -105,8 +104,7 @@ def purge(
         return
     if not yes:
         _confirm(choose())
-    with warnings_only():
-        _show(_purged(where, choose()), dry_run=False, as_json=as_json)
+    _show(_purged(where, choose()), dry_run=False, as_json=as_json)
 
 
 def _blob(where: Place, name: str) -> Sequence[PurgeChoice]:

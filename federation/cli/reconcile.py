@@ -14,7 +14,7 @@ from federation.cli.command import Command, json_option
 from federation.cli.options import Place, check_peer, place, place_options
 from federation.cli.output import emit
 from federation.cli.processes import facts_of_processes
-from federation.cli.progress import Report, progress, warnings_only
+from federation.cli.progress import Report, progress
 from federation.core.errors import SourceUnavailable
 from federation.server.exit_codes import FOUND_PROBLEMS
 from federation.storage.reports import KnownPeer
@@ -43,8 +43,7 @@ def reconcile(
     """
     where = place(config_path, data_dir)
     check_peer(where, peer)
-    with warnings_only():
-        where.operations.reconcile(peer)
+    where.operations.reconcile(peer)
     # Read again: the record has the number of this request now, which the wait compares.
     asked = check_peer(where, peer)
     if not waits:

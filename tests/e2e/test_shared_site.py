@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import urllib.request
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -114,6 +116,9 @@ def test_commands_work_on_the_site_whichever_node_they_are_run_beside(nodes: lis
         done = federation(*command, "--config", str(other.config_path))
         assert done.returncode == 0, done.stderr
         assert shown in done.stdout
+        assert isinstance(json.loads(done.stdout), dict), "nothing else is on standard output"
+    done = federation("status", "--config", str(other.config_path))
+    assert re.search(r"^held: +9\.0M of 10\.0G, 0 %; 1 blob, 0 entries$", done.stdout, re.MULTILINE)
 
 
 def test_d12_what_a_command_purges_no_node_gives_out_any_more(nodes: list[Node]) -> None:

@@ -66,7 +66,7 @@ async def test_the_summary_says_what_the_site_holds(database: SiteDatabase, tmp_
         assert facts["engine"] == "shared"
         assert facts["node-id"] == node.site_id
         assert (facts["bytes"], facts["blobs"], facts["entries"]) == (2, 1, 0)
-        assert facts["quota-used-bytes"] == 2 + 256
+        assert (facts["held-bytes"], facts["quota-bytes"]) == (2 + 256, 10**6)
         assert facts["change-log"] == {"last": 2, "rows": 2}
         assert facts["quarantine"]["blobs"] == facts["healing"]["lost"] == 1
         assert facts["leads"]["upkeep"].endswith("term 1")

@@ -68,7 +68,10 @@ class SiteOperations(Operations):
 
     def summary(self) -> dict[str, Any]:
         """See Operations."""
-        facts = ask(self._place, lambda site: site_summary(site, self._clock, self._max_pinned()))
+        quota_bytes, pinned_bytes = self._place.settings.quota or 0, self._max_pinned()
+        facts = ask(
+            self._place, lambda site: site_summary(site, self._clock, quota_bytes, pinned_bytes)
+        )
         here = {"data-dir": str(self._place.data_dir), "processes": self.processes()}
         return {**here, **facts}
 

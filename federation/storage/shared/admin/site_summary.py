@@ -34,7 +34,7 @@ WHERE back IS NOT NULL ORDER BY back DESC LIMIT $1
 
 
 async def site_summary(
-    catalogue: SiteCatalogue, clock: Clock, max_pinned_bytes: int
+    catalogue: SiteCatalogue, clock: Clock, quota_bytes: int, max_pinned_bytes: int
 ) -> dict[str, Any]:
     """Return the facts about the site. Raises SourceUnavailable.
 
@@ -53,7 +53,8 @@ async def site_summary(
         "bytes": size,
         "blobs": blobs,
         "entries": entries,
-        "quota-used-bytes": cost,
+        "held-bytes": cost,
+        "quota-bytes": quota_bytes,
         "to-be-deleted-bytes": gone,
         "purges": purges,
         "pins": facts_of_pins(

@@ -58,7 +58,7 @@ async def open_site(connections: DatabaseConnections, *, may_create: bool) -> st
     Raises StorageRefused.
     """
     try:
-        await _check_server(connections)
+        await _check_server(connections, warns=may_create)
         if not await _has_tables(connections):
             if not may_create:
                 raise StorageRefused(f"{SOURCE} has no tables; no node has served it yet")
@@ -99,7 +99,7 @@ def too_old(schema: int, oldest: int) -> str:
     )
 
 
-async def _check_server(connections: DatabaseConnections) -> None:
+async def _check_server(connections: DatabaseConnections, *, warns: bool) -> None:
     version, encoding, fsync, standbys = await connections.ask_one(
         "SELECT current_setting('server_version_num')::int / 10000, "
         "current_setting('server_encoding'), current_setting('fsync'), "
@@ -113,7 +113,7 @@ async def _check_server(connections: DatabaseConnections) -> None:
         raise StorageRefused(f"{SOURCE} has encoding {encoding}; create one with UTF8")
     if fsync != "on":
         raise StorageRefused(f"{SOURCE} has fsync = {fsync}: it would lose what was acknowledged")
-    if not standbys:
+    if warns and not standbys:
         _log.warning(
             "catalogue_without_standby",
             reason="no synchronous standby: losing the database's machine loses the site",
