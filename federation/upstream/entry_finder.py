@@ -18,7 +18,7 @@ import structlog
 from federation.closure.checker import ClosureChecker
 from federation.config.model import LimitsConfig
 from federation.core.clock import Clock
-from federation.core.errors import FederationError
+from federation.core.errors import FederationError, SourceUnavailable
 from federation.core.index import Entry, EntryKey, Index
 from federation.core.provenance import Provenance, Source
 from federation.core.purges import PurgedEntries, nothing_purged
@@ -48,7 +48,8 @@ class Finder(Protocol):
     async def find(self, query: EntryQuery) -> Entry | None:
         """Return the first acceptable entry with a complete closure, which is then leased.
 
-        None when there is none. Raises what storage raises.
+        None when there is none, and while the index cannot be asked: builds go on without it.
+        Raises what storage raises.
         """
         ...
 
@@ -75,6 +76,7 @@ class _Held(NamedTuple):
     pushed: set[EntryKey]
     fresh: list[Entry]
     stale: list[Entry]
+    is_known: bool = True  # False: the index cannot be asked
 
 
 class _There(NamedTuple):
@@ -163,7 +165,7 @@ class FederatedFinder:
                     return entry
             if closed == self._queries.closed:
                 break  # otherwise an answer may have been stored during this look
-        if self._shared.may_ask():
+        if held.is_known and self._shared.may_ask():
             pulled = await self._ask_upstreams(query, held.pushed)
             if pulled is not None:
                 return pulled
@@ -179,7 +181,11 @@ class FederatedFinder:
         stale: list[Entry] = []
         fresh_since_s = self._clock.wall_s() - self.index_ttl_s
         for at in range(0, len(query.keys), _KEYS):
-            for entry in await self._index.get(query.keys[at : at + _KEYS]):
+            try:
+                found = await self._index.get(query.keys[at : at + _KEYS])
+            except SourceUnavailable:  # the storage tells of it, in its log and in health()
+                return _Held(None, set(), [], [], is_known=False)
+            for entry in found:
                 if entry is None or not await query.acceptable(entry):
                     continue
                 if entry.source is not Source.UPSTREAM:

@@ -154,16 +154,20 @@ def test_while_the_database_is_away_the_balancer_leads_to_nodes_that_serve_their
 ) -> None:
     data = os.urandom(LARGE)
     digest = digest_of(data)
+    action = digest_of(os.urandom(10))
     with balanced.client() as builder:
         builder.write(data)
+        builder.update_action_result(action, action_result([("out", digest)]))
     for node in balanced.nodes:
         with Client(node.address) as client:
             assert client.read(digest) == data
+            assert client.get_action_result(action) is not None
     balanced.site.servers.database.pause()
     try:
         wait_until(lambda: balanced.counted("ready") == 0, "no node is ready")
         with balanced.client() as builder:
             assert again(builder.read, digest) == data
+            assert again(builder.get_action_result, action) is None, "the build goes on without it"
     finally:
         balanced.site.servers.database.resume()
     wait_until(lambda: balanced.counted("ready") == len(NAMES), "all nodes are ready again")

@@ -15,7 +15,7 @@ from federation.config.model import LimitsConfig
 from federation.core.clock import Clock, SystemClock
 from federation.core.digest import Digest, DigestFunction, digest_of
 from federation.core.errors import SourceUnavailable
-from federation.core.index import Entry, FetchedAsset, IndexElsewhere
+from federation.core.index import Entry, EntryKey, FetchedAsset, Index, IndexElsewhere
 from federation.observability.metrics import Metrics
 from federation.storage.storage import Storage
 from federation.upstream.entry_finder import EntryQuery, FederatedFinder
@@ -27,6 +27,7 @@ from federation.wire.action_result import key_of
 from federation.wire.asset_key import CHECKSUM
 from federation.wire.asset_request import entries_of, wanted_by
 from tests.storage.conftest import opened, short
+from tests.support.fakes import MemoryIndex
 from tests.support.messages import message_of
 from tests.upstream.fakes import ScriptedStore, upstream
 
@@ -72,6 +73,13 @@ class ScriptedIndex(IndexElsewhere):
         return next((self.assets[uri] for uri in uris if uri in self.assets), None)
 
     fetch_directory = fetch_blob
+
+
+class AwayIndex(MemoryIndex):
+    """Its catalogue is a server that does not answer."""
+
+    async def get(self, keys: Sequence[EntryKey]) -> list[Entry | None]:
+        raise SourceUnavailable("the site's database", "no answer")
 
 
 @dataclass
@@ -164,6 +172,7 @@ async def finder_over(
     prefetch: Mode = "none",
     ttl_s: float = 300.0,
     blobs_elsewhere: bool = False,
+    index: Index | None = None,
     **settings: object,
 ) -> AsyncIterator[Here]:
     clock, metrics, limits = clock or SystemClock(), Metrics(), LimitsConfig()
@@ -173,7 +182,7 @@ async def finder_over(
         closures = ClosureChecker(storage, limits, clock, storage)
         prefetcher = Prefetcher(shared, limits, prefetch, metrics)
         finder = FederatedFinder(
-            storage,
+            index or storage,
             closures,
             shared,
             prefetcher.enqueue,

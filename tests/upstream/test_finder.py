@@ -19,7 +19,7 @@ from federation.upstream.index_queries import IndexQueries
 from federation.upstream.upstream import Upstream
 from tests.support.process_client import action_result
 from tests.upstream.fakes import until
-from tests.upstream.finder_site import finder_over, there
+from tests.upstream.finder_site import AwayIndex, finder_over, there
 
 URI = "urn:test:one"
 ACTION = digest_of(b"action")
@@ -34,6 +34,18 @@ async def test_a_pulled_entry_is_kept_with_where_it_came_from(tmp_path: Path) ->
         entry = await here.held(URI)
     assert entry is not None
     assert (entry.source, entry.origin) == (Source.UPSTREAM, "up")
+
+
+async def test_d02_without_the_index_a_name_is_a_miss_and_no_upstream_is_asked(
+    tmp_path: Path,
+) -> None:
+    """What an upstream gave could not be kept, and nobody knows whether it was purged."""
+    up = there([], "up")
+    up.names(URI, OLD)
+    async with finder_over(tmp_path, up, index=AwayIndex()) as here:
+        assert await here.fetch(URI) is None
+        assert await here.result(ACTION) is None
+    assert not up.index.asked
 
 
 async def test_u07_a_look_up_waits_for_an_upstream_that_asked_for_a_moment(

@@ -72,7 +72,8 @@ async def open_site(connections: DatabaseConnections, *, may_create: bool) -> st
                 )
             await _upgrade(connections, schema)
     except SourceUnavailable as error:
-        raise StorageRefused(f"{error}; a node needs it to start") from error
+        needed = "; a node needs it to start" if may_create else ""
+        raise StorageRefused(f"{error}{needed}") from error
     if trouble := too_old(schema, oldest):
         raise StorageRefused(trouble)
     return str(site_id)
