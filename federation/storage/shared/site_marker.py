@@ -1,8 +1,9 @@
 """The object that says whose bucket this is, and how far the catalogue had come.
 
 A bucket that says nothing, or names another site, is not written to. The lead of the upkeep writes
-the change log's end into it every ten seconds. A catalogue that is behind that is an older one that
-was put back: it may name objects that are gone, and lack objects that are there.
+the change log's end into it every ten seconds, and which row that is. A catalogue that is behind
+that, or has another row there, is an older one that was put back: it may name objects that are
+gone, and lack objects that are there.
 """
 
 from __future__ import annotations
@@ -24,20 +25,26 @@ class MarkerFacts(NamedTuple):
     site: str
     log_epoch: str
     head: int
+    row: str = ""  # LogReader.fingerprint(head); empty: not known
     is_checking: bool = False  # an older catalogue was put back, and not every object was looked at
 
     def encode(self) -> bytes:
         """Return the object's bytes."""
         facts = {"site": self.site, "log-epoch": self.log_epoch, "head": self.head}
-        return json.dumps({**facts, "checking": self.is_checking}).encode()
+        return json.dumps({**facts, "row": self.row, "checking": self.is_checking}).encode()
 
     @classmethod
     def decode(cls, data: bytes) -> MarkerFacts:
         """Read the object. Raises StorageRefused: it is no such object."""
         try:
             facts = json.loads(data)
-            checking = facts.get("checking") is True
-            return cls(str(facts["site"]), str(facts["log-epoch"]), int(facts["head"]), checking)
+            return cls(
+                str(facts["site"]),
+                str(facts["log-epoch"]),
+                int(facts["head"]),
+                str(facts.get("row", "")),
+                facts.get("checking") is True,
+            )
         except (ValueError, KeyError, TypeError, AttributeError):
             raise StorageRefused(
                 f"{MARKER} in the bucket was not written by a node: give the site a bucket or a "
@@ -108,19 +115,24 @@ class SiteMarker:
         """Whether the catalogue lacks what it had when the marker was last read or written here.
 
         Another epoch: one from before an epoch was begun, or nobody has looked since it was.
+        Another row: more was written since an older one was put back than that had lost.
         Raises SourceUnavailable.
         """
         facts = self._last or await self.read()
         # Asked anew: a lead that resigned just now has seen more than the last poll of this node.
         row = await read_site(self._catalogue.connections)
-        return facts.log_epoch != row.log_epoch or facts.head > row.seq
+        if facts.log_epoch != row.log_epoch or facts.head > row.seq:
+            return True
+        found = await self._catalogue.log.fingerprint(facts.head) if facts.row else None
+        return found is not None and found != facts.row
 
     async def write(self, *, is_checking: bool = False) -> None:
         """Write how far the catalogue has come; for the lead. Raises SourceUnavailable."""
         catalogue = self._catalogue
         row = await read_site(catalogue.connections)
         durable = await catalogue.flusher.flush()  # rows that a crash takes are no older catalogue
-        facts = MarkerFacts(catalogue.site_id, row.log_epoch, durable.seq, is_checking)
+        last = await catalogue.log.fingerprint(durable.seq) or ""
+        facts = MarkerFacts(catalogue.site_id, row.log_epoch, durable.seq, last, is_checking)
         await self._bucket.put(MARKER, facts.encode())
         self._last = facts
 

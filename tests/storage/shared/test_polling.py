@@ -121,6 +121,18 @@ def test_a_new_epoch_of_the_log_counts_as_a_removal() -> None:
     assert polling(test)
 
 
+def test_a_new_epoch_of_the_log_gives_out_numbers_again() -> None:
+    async def test(node: Polling) -> tuple[int, int]:
+        node.watch.note_stored(10**6)
+        before = node.watch.head()
+        node.database.epoch = "another"
+        await asyncio.sleep(1.0)
+        return before, node.watch.head()
+
+    before, after = polling(test)
+    assert (before, after < before) == (10**6, True)
+
+
 class OutdatedDatabase:
     """A database that was put back with an older schema, and whose disk is full."""
 

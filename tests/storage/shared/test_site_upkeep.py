@@ -55,6 +55,15 @@ async def leading(node: SharedStorage) -> Lead:
     return found[-1]
 
 
+def put_back(site: TestSite) -> None:
+    """Have the catalogue be as it was after its first blob, as a dump has it."""
+    site.sql(
+        "DELETE FROM small WHERE seq > 1; DELETE FROM blob WHERE seq > 1; "
+        "DELETE FROM log WHERE seq > 1; "
+        "UPDATE site SET seq = 1, blobs = 1, bytes = 100, logged = 100"
+    )
+
+
 async def test_the_least_recently_used_are_evicted_and_their_objects_deleted(
     site: TestSite, tmp_path: Path
 ) -> None:
@@ -282,16 +291,61 @@ async def test_d07_an_older_catalogue_that_is_put_back_while_nodes_run_is_notice
     await upkeep.mark(lead)
     await node.core.catalogue.watch.refresh()
     assert node.core.catalogue.watch.log_epoch == epoch
-    site.sql(
-        "DELETE FROM small WHERE seq > 1; DELETE FROM blob WHERE seq > 1; "
-        "DELETE FROM log WHERE seq > 1; "
-        "UPDATE site SET seq = 1, blobs = 1, bytes = 100, logged = 100"
-    )
+    put_back(site)
     with capture_logs() as logged:
         await upkeep.mark(lead)
     assert "older_catalogue_put_back" in [each["event"] for each in logged]
     await node.core.catalogue.watch.refresh()
     assert node.core.catalogue.watch.log_epoch != epoch
+
+
+async def test_d07_an_older_catalogue_is_noticed_though_more_was_written_than_it_had_lost(
+    site: TestSite, node: SharedStorage
+) -> None:
+    for _ in range(3):
+        await node.write_small([fresh(100)])
+    lead, upkeep = await leading(node), SiteUpkeep(node.core)
+    await upkeep.mark(lead)
+    epoch = node.core.catalogue.watch.log_epoch
+    put_back(site)
+    for _ in range(3):
+        await node.write_small([fresh(100)])
+    await upkeep.mark(lead)
+    await node.core.catalogue.watch.refresh()
+    assert node.core.catalogue.watch.log_epoch != epoch
+
+
+async def test_d07_below_an_older_catalogue_nothing_is_evicted_and_leases_count_as_lost(
+    site: TestSite, tmp_path: Path
+) -> None:
+    async with site.node(tmp_path / "small", quota=1450) as node:
+        for _ in range(3):
+            await node.write_small([fresh(100)])
+        lead, upkeep, work = await leading(node), SiteUpkeep(node.core), node.core.catalogue.work
+        await upkeep.mark(lead)
+        put_back(site)
+        for _ in range(3):
+            await node.write_small([fresh(100)])
+        site.sql("UPDATE blob SET accessed = 0, era = 0")
+        watch = node.core.catalogue.watch
+        await watch.refresh()
+        await SiteEviction(node.core).evict(lead)
+        assert site.sql("SELECT blobs FROM site") == [(4,)]
+        await upkeep.mark(lead)
+        assert (await work.evict(lead, 10**6)).is_paused
+        await watch.refresh()
+        assert site.sql("SELECT seq FROM site") == [(watch.head(),)]
+
+
+async def test_a_pause_after_a_crash_begins_before_room_is_needed(
+    site: TestSite, node: SharedStorage
+) -> None:
+    lead, eviction = await leading(node), SiteEviction(node.core)
+    await eviction.trim_log(lead)
+    assert site.sql("SELECT hold_ms FROM clock") == [(0,)]
+    site.sql("UPDATE incarnation SET token = gen_random_uuid()")
+    await eviction.trim_log(lead)
+    assert site.sql("SELECT hold_ms > now_ms FROM clock") == [(True,)]
 
 
 async def test_d07_a_check_that_was_interrupted_is_done_by_the_next_lead(

@@ -56,6 +56,14 @@ class LeadWork:
         row = await self._connections.ask_one(_EVICT, *by, most_bytes, _ROWS, *times)
         return Evicted(*row)
 
+    async def note_crash(self) -> None:
+        """Begin the pause of eviction, if a crash of the database may have taken leases.
+
+        Otherwise it would begin when room is needed, however long ago the crash was.
+        """
+        call = "SELECT FROM federation_clock_of_leases($1)"
+        await self._connections.ask(call, self._settings.evictable_ms)
+
     async def gone_due(self, limit: int) -> list[BlobObject]:
         """Return objects that are to be deleted from the bucket now, the oldest first."""
         return objects_of(await self._connections.ask(_GONE, limit))

@@ -28,6 +28,9 @@ SELECT coalesce(
 """
 
 
+_FINGERPRINT = "SELECT md5(float8send(stored) || int8send(total) || name) FROM log WHERE seq = $1"
+
+
 class LogReader:
     """Reads rows that are durable: a peer must never be ahead of what a crash leaves."""
 
@@ -52,6 +55,14 @@ class LogReader:
         """See ReplicationLog.total_bytes. Raises SourceUnavailable."""
         (total,) = await self._connections.ask_one(_TOTAL, seq)
         return max(0, int(total))
+
+    async def fingerprint(self, seq: int) -> str | None:
+        """Return what tells a row from any that has its number in another history of the site.
+
+        None: there is no such row, or it was trimmed. Raises SourceUnavailable.
+        """
+        rows = await self._connections.ask(_FINGERPRINT, seq)
+        return str(rows[0][0]) if rows else None
 
 
 def _row(columns: Sequence[Any]) -> LogRow:

@@ -262,6 +262,8 @@ class SiteWatch:
             self._connections.give_up(trouble)
         was_on, before = self.is_on, self._row
         self._row = row
+        if row.log_epoch != before.log_epoch:
+            self._stored = 0  # what was stored then may be in no row of this log
         if (row.presence, row.log_epoch) != (before.presence, before.log_epoch):
             self._removals += 1
         self.wake()

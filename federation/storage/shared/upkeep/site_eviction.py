@@ -16,7 +16,11 @@ _NEEDLESS_ROWS = 100_000  # acknowledged rows of the change log that are kept
 
 
 class SiteEviction:
-    """One step of each kind of work at a time. All methods raise LeadLost, SourceUnavailable."""
+    """One step of each kind of work at a time. All methods raise LeadLost, SourceUnavailable.
+
+    Whatever is removed, the marker is looked at before: an older catalogue may have been put back a
+    moment ago.
+    """
 
     def __init__(self, core: SiteContext) -> None:
         self._core = core
@@ -29,7 +33,7 @@ class SiteEviction:
         if self._held_bytes() <= starts_bytes:
             return
         await core.catalogue.watch.refresh()  # what was evicted a moment ago may not be in it yet
-        if (held_bytes := self._held_bytes()) <= starts_bytes:
+        if (held_bytes := self._held_bytes()) <= starts_bytes or await core.marker.is_ahead():
             return
         wanted_bytes = held_bytes - int(quota_bytes * settings.low_watermark)
         while wanted_bytes > 0:
@@ -50,16 +54,18 @@ class SiteEviction:
         """Delete objects whose time has come; return whether more wait."""
         core = self._core
         due = await core.catalogue.work.gone_due(_DELETED_AT_ONCE)
-        if due:
+        if due and not await core.marker.is_ahead():
             await core.bucket.delete([name for each in due for name in part_names(each)])
             await core.catalogue.work.gone_done(lead, due)
-        return len(due) == _DELETED_AT_ONCE
+            return len(due) == _DELETED_AT_ONCE
+        return False
 
     async def trim_log(self, lead: Lead) -> None:
         """Remove rows of the change log, and records of purges, that are of use to nobody.
 
         Also those that are too many.
         """
+        await self._core.catalogue.work.note_crash()
         rows_max = self._core.settings.log_max_rows
         needless = min(_NEEDLESS_ROWS, rows_max)
         while True:

@@ -89,7 +89,7 @@ class SiteUpkeep:
             await self._eviction.evict(lead)
 
     async def _expire(self, lead: Lead) -> None:
-        if self._compared_term == lead.term:
+        if self._compared_term == lead.term and not await self._core.marker.is_ahead():
             await self._expiry.step(lead)
 
     async def _delete_gone(self, lead: Lead) -> None:
@@ -98,7 +98,7 @@ class SiteUpkeep:
                 pass
 
     async def _sweep_next(self, lead: Lead) -> None:
-        if self._compared_term == lead.term:
+        if self._compared_term == lead.term and not await self._core.marker.is_ahead():
             await self._sweep.sweep_next()
 
     async def _redate(self, lead: Lead) -> None:
@@ -136,7 +136,7 @@ class SiteUpkeep:
             epoch = await work.begin_epoch(lead)
             _log.error(
                 "older_catalogue_put_back",
-                head=self._core.catalogue.watch.head(),
+                head=self._core.catalogue.watch.row.seq,
                 head_before=facts.head,
                 log_epoch=epoch,
             )

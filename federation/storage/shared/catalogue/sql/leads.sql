@@ -218,13 +218,17 @@ BEGIN
   GET DIAGNOSTICS removed = ROW_COUNT;
 END $$;
 
--- Begins a new log epoch: peers that know the old one are brought up to date by a reconcile.
+-- Begins a new log epoch: peers that know the old one are brought up to date by a reconcile. It is
+-- also a new life of the database, as after a crash: leases and acknowledgements that were given since
+-- the copy was made are not in it, and no node knows what of it is durable.
 CREATE OR REPLACE FUNCTION federation_begin_epoch(p_role text, p_term bigint, p_epoch text)
 RETURNS void
 LANGUAGE plpgsql AS $$
 BEGIN
   PERFORM federation_check_lead(p_role, p_term);
   UPDATE site SET log_epoch = p_epoch;
+  UPDATE incarnation SET token = gen_random_uuid();
+  DELETE FROM acknowledged;
   UPDATE peer SET state = 'needs-resync', reason = 'the change log was begun anew', position = '',
     marks = marks + 1, holds = false;
 END $$;
