@@ -23,8 +23,10 @@ from federation.core.tasks import FailingWork
 from federation.core.uses import Use
 from federation.storage.catalogue.blobs import key_of
 from federation.storage.shared.catalogue.connections import DatabaseConnections
+from federation.storage.shared.catalogue.opening import open_site
 from federation.storage.shared.catalogue.settings import CatalogueSettings
 from federation.storage.shared.catalogue.site_catalogue import SiteCatalogue, open_catalogue
+from federation.storage.shared.catalogue.site_watch import read_site
 from tests.storage.shared.site import SiteDatabase, held, store
 from tests.support.polling import until
 
@@ -73,6 +75,22 @@ async def test_a_database_that_is_away_is_silence_and_never_a_miss(database: Sit
             database.server.start()
         await until(lambda: node.health()[0], "the database is found again")
         assert await held(node, b"1", use=Use.CLIENT) == [True]
+
+
+async def test_d07_of_tables_that_a_dump_has_not_filled_yet_nothing_is_said_to_be_missing(
+    database: SiteDatabase,
+) -> None:
+    async with database.node() as node:
+        await store(node, b"1")
+        database.sql("TRUNCATE blob, small, log, clock, site, lead, pinned")
+        with pytest.raises(SourceUnavailable, match="being restored"):
+            await held(node, b"1", use=Use.CLIENT)
+        with pytest.raises(StorageFailed):
+            await store(node, b"2")
+        with pytest.raises(SourceUnavailable, match="being restored"):
+            await read_site(node.connections)
+        with pytest.raises(StorageRefused, match="being restored"):
+            await open_site(node.connections, may_create=False)
 
 
 async def test_while_it_is_known_to_be_away_nobody_waits(database: SiteDatabase) -> None:

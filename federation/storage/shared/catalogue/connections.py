@@ -128,9 +128,14 @@ class DatabaseConnections:
         return await asyncio.shield(call)
 
     async def ask_one(self, statement: str, *values: Any, twice: bool = True) -> Row:
-        """Do what ask() does for a statement with exactly one row."""
-        (row,) = await self.ask(statement, *values, twice=twice)
-        return row
+        """Do what ask() does for a statement with exactly one row.
+
+        Raises SourceUnavailable also where there is none: the tables are not filled yet.
+        """
+        rows = await self.ask(statement, *values, twice=twice)
+        if not rows:
+            raise SourceUnavailable(SOURCE, "its tables are empty; is it being restored?")
+        return rows[0]
 
     async def run_script(self, script: str) -> None:
         """Run several statements in one transaction, again if others hold locks that it needs.

@@ -33,6 +33,9 @@ DECLARE
   stale bytea[];
 BEGIN
   SELECT now_ms INTO now FROM clock;
+  IF NOT FOUND THEN -- a dump is being restored below the nodes: nothing is known to be missing
+    RAISE EXCEPTION 'its tables are empty; is it being restored?';
+  END IF;
   LOOP
     SELECT array_agg(b.size ORDER BY k.at), max(b.seq), array_agg(b.key) FILTER (
       WHERE b.accessed < now - p_granularity OR (p_use = 2 AND b.era < now / 3600000)
