@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Set
 from contextlib import suppress
-from functools import lru_cache
 
 from federation.config.model import LimitsConfig
 from federation.core.store import DigestCodec, LocalStore
@@ -17,6 +16,7 @@ from federation.services.cas_batch import BatchCalls
 from federation.services.cas_tree import TreeCalls
 from federation.services.cpu_pool import Compute
 from federation.services.method import SMALL_REQUEST, Method, ServerStream, Unary
+from federation.services.remembered import REMEMBERED_MAX_BYTES, RememberedRequests
 from federation.wire.cas_codec import decode_find_missing, encode_missing
 from federation.wire.digest_list import (
     DigestList,
@@ -28,8 +28,7 @@ from federation.wire.digest_list import (
 )
 
 _LISTED = DigestCodec(hashes_of, size_of)
-_REMEMBERED = 32  # lists, of at most as many bytes each: 12 MB with the names cut from them
-_REMEMBERED_BYTES = 128 * 1024
+_LISTS_BYTES = 4 * 2**20  # of lists that are remembered: 12 MB with the names cut from them
 
 
 class CasService:
@@ -49,6 +48,7 @@ class CasService:
         self._store = store
         self._asked_by_pushers = asked_by_pushers or store
         self._compute = compute
+        self._lists = RememberedRequests(decode_listed, _LISTS_BYTES)
         self._batch = BatchCalls(store, limits, metrics, compute)
         self._tree = TreeCalls(store, limits, compute)
         self._traffic = metrics.traffic
@@ -74,7 +74,7 @@ class CasService:
 
     def find_missing_at_once(self, request: bytes, call: Call) -> bytes | None:
         """Answer as find_missing does; None if that has to wait."""
-        listed = _remembered(request)
+        listed = self._lists.decoded(request)
         if listed is None:
             return None
         call.check_pull(listed.instance)
@@ -90,8 +90,8 @@ class CasService:
 
         That saves a third of the CPU of a call about 1,000 blobs.
         """
-        if len(request) <= _REMEMBERED_BYTES:
-            return _remembered(request)
+        if len(request) <= REMEMBERED_MAX_BYTES:
+            return self._lists.decoded(request)
         return await self._compute.run(len(request) // 8, decode_listed, request)
 
     async def _find_listed(self, listed: DigestList, call: Call) -> bytes:
@@ -128,8 +128,3 @@ class CasService:
         presence = self._traffic.of(instance).presence
         presence.hits += asked - missing
         presence.misses += missing
-
-
-@lru_cache(maxsize=_REMEMBERED)
-def _remembered(request: bytes) -> DigestList | None:
-    return decode_listed(request)
