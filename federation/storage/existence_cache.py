@@ -13,8 +13,12 @@ cache.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from typing import TypeVar
 
 NAMES_MAX = 60_000  # per process; a single longer list may exceed it; 150 bytes each
+_IN_LISTS_MAX = 30_000  # things in lists that are remembered as a whole
+
+_T = TypeVar("_T")
 
 
 class ExistenceCache:
@@ -32,10 +36,14 @@ class ExistenceCache:
         self._seen = epoch()
         self._young: set[bytes] = set()
         self._old: set[bytes] = set()
+        # Lists of which nothing had to be looked up, by their ids; forgotten with any name.
+        self._lists: dict[int, tuple[object, ...]] = {}
+        self._in_lists = 0
         self._turns_ms = 0  # store time when the young generation becomes the old one
 
     def __repr__(self) -> str:
-        return f"<ExistenceCache {len(self._young) + len(self._old)} names>"
+        names = len(self._young) + len(self._old)
+        return f"<ExistenceCache {names} names, lists of {self._in_lists}>"
 
     @property
     def epoch(self) -> int:
@@ -55,6 +63,29 @@ class ExistenceCache:
             return names
         return [name for name in names if name not in young and name not in old]
 
+    def knows(self, things: Sequence[_T], name_of: Callable[[_T], bytes], now_ms: int) -> bool:
+        """Return whether no name of these things has to be looked up.
+
+        name_of: gives the same name each time. The last tuples that were wholly known are
+        remembered, as long as their names are: a repeated request brings the same object again.
+        """
+        self._turn(now_ms)
+        if self._lists.get(id(things)) is things:
+            return True
+        names = set(map(name_of, things))  # compared as a whole, in C
+        # Names that were remembered together are mostly of one generation.
+        if not (names <= self._young or names - self._young <= self._old):
+            return False
+        if type(things) is tuple and len(things) > 1:  # no other kind is sure to stay as it is
+            self._keep_list(things)
+        return True
+
+    def _keep_list(self, things: tuple[object, ...]) -> None:
+        self._in_lists += len(things)
+        if self._in_lists > _IN_LISTS_MAX:
+            self._lists, self._in_lists = {}, len(things)
+        self._lists[id(things)] = things  # which keeps it: no other object has its id
+
     def remember(self, names: Iterable[bytes], asked_ms: int, now_ms: int, epoch: int) -> None:
         """Remember names that a look-up found and leased; it began at asked_ms in this epoch."""
         self._turn(now_ms)
@@ -64,14 +95,19 @@ class ExistenceCache:
         self._young.update(names)
         # A full generation turns early: half of the names go, those that were met longest ago.
         if len(self._young) > self._half_max:
-            self._old, self._young = self._young, set()
+            self._begin(self._young)
 
     def _turn(self, now_ms: int) -> None:
         if (epoch := self._epoch()) != self._seen:
             self._seen = epoch
-            self._young, self._old = set(), set()
+            self._begin(set())
         if now_ms >= self._turns_ms:
             # Nobody asked for a whole generation: the young names are as old as old ones then.
             is_late = now_ms >= self._turns_ms + self._generation_ms
-            self._old, self._young = set() if is_late else self._young, set()
+            self._begin(set() if is_late else self._young)
             self._turns_ms = now_ms + self._generation_ms
+
+    def _begin(self, old: set[bytes]) -> None:
+        """Begin a generation; old: the names of the one before."""
+        self._young, self._old = set(), old
+        self._lists, self._in_lists = {}, 0

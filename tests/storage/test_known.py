@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -27,12 +27,19 @@ class World:
     def __init__(self, names_max: int = 100) -> None:
         self.epoch = 1
         self.known = ExistenceCache(lambda: self.epoch, GRANULARITY_MS, names_max)
+        self.lists: dict[bytes, tuple[bytes, ...]] = {}  # the same object each time
 
     def remember(self, *names: bytes, at_ms: int, took_ms: int = 0) -> None:
         self.known.remember(names, at_ms - took_ms, at_ms, self.epoch)
 
     def knows(self, name: bytes, at_ms: int) -> bool:
-        return not self.known.unknown([name], at_ms)
+        is_known = not self.known.unknown([name], at_ms)
+        for things in ([name], self.lists.setdefault(name, (name, name))):
+            assert self.knows_all(things, at_ms) == is_known
+        return is_known
+
+    def knows_all(self, names: Sequence[bytes], at_ms: int) -> bool:
+        return self.known.knows(names, lambda name: name, at_ms)
 
 
 def test_what_was_found_is_known_for_a_quarter_and_not_for_half_of_the_granularity() -> None:
@@ -75,6 +82,31 @@ def test_it_is_bounded() -> None:
         world.remember(b"%d" % number, at_ms=0)
     assert len(world.known.unknown([b"%d" % number for number in range(1000)], 0)) >= 900
     assert world.knows(b"999", 0)
+
+
+def test_a_list_is_known_if_each_of_its_names_is_of_whichever_generation() -> None:
+    world = World()
+    world.remember(b"a", b"b", at_ms=0)
+    world.remember(b"c", at_ms=GRANULARITY_MS // 4)
+    assert world.knows_all([b"a", b"b", b"c"], GRANULARITY_MS // 4)
+    assert not world.knows_all([b"a", b"d", b"c"], GRANULARITY_MS // 4)
+
+
+def test_a_list_that_may_change_is_looked_at_each_time() -> None:
+    world = World()
+    world.remember(b"a", b"b", at_ms=0)
+    names = [b"a", b"b"]
+    assert world.knows_all(names, 0)
+    names.append(b"c")
+    assert not world.knows_all(names, 0)
+
+
+def test_lists_that_are_known_are_bounded() -> None:
+    world = World()
+    world.remember(b"a", at_ms=0)
+    lists = [(b"a",) * 1000 for _ in range(100)]
+    assert all(world.knows_all(names, 0) for names in lists)
+    assert repr(world.known) == "<ExistenceCache 1 names, lists of 10000>"
 
 
 def name_of(digest: Digest) -> bytes:

@@ -97,7 +97,7 @@ class SiteReading:
             return None  # the cache's trouble is in health(); the site has the blob or not
         self._cached = opening
         if self._use is Use.CLIENT and not self._digest.is_empty:
-            self._core.uses.note(key_of(self._digest))
+            self._core.uses.note(self._digest)
         return chunks
 
     async def _from_site(self) -> Chunks:

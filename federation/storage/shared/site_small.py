@@ -50,7 +50,8 @@ class SiteSmall:
         or if the catalogue is away; else it is leased first: closures rely on that.
         """
         here_now = await self._from_cache(digests)
-        if None not in here_now and self._core.uses.are_leased(keys_of(digests)):
+        # No None is among them; the empty blob, which is never leased, takes the long way, too.
+        if all(here_now) and self._core.uses.are_leased(digests):
             return here_now
         cached = dict(zip(digests, here_now, strict=True))
         wanted = [digest for digest in cached if not digest.is_empty]
@@ -70,11 +71,10 @@ class SiteSmall:
 
     async def _not_leased(self, digests: Sequence[Digest]) -> set[Digest]:
         """Lease what the cache served; return what the site does not hold any more."""
-        keys = keys_of(digests)
-        if uses.current() is Use.PEEK or self._core.uses.are_leased(keys):
+        if uses.current() is Use.PEEK or self._core.uses.are_leased(digests):
             return set()
         try:
-            return not_held(digests, await self._core.uses.lease(keys, uses.current()))
+            return not_held(digests, await self._core.uses.lease(digests, uses.current()))
         except SourceUnavailable:
             return set()
 

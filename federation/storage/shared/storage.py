@@ -25,7 +25,6 @@ from federation.core.sole_role import SoleRole
 from federation.core.store import Chunks, DigestCodec, NextBytes
 from federation.core.tasks import Background
 from federation.observability.metrics import Metrics
-from federation.storage.catalogue.blobs import key_of
 from federation.storage.contract import OfflineState
 from federation.storage.shared.fills import Fills
 from federation.storage.shared.opening import cache_settings, open_core
@@ -178,7 +177,7 @@ class SharedStorage:
     def read_at_once(self, digest: Digest) -> bytes | None:
         """See federation.core.store.LocalStore. What the cache lacks, the site may have."""
         core = self._core
-        if not (core.purged.is_current and core.uses.are_leased([key_of(digest)])):
+        if not (core.purged.is_current and core.uses.are_leased([digest])):
             return None
         try:
             return core.cache.read_at_once(digest)

@@ -283,4 +283,12 @@ HITS = [
         ("tests/storage/test_known.py",),
         "The same, where files are not watched.",
     ),
+    Mutant(
+        "known-lists",
+        "federation/storage/existence_cache.py",
+        "        self._lists, self._in_lists = {}, 0",
+        "        self._in_lists = 0",
+        ("tests/storage/test_known.py",),
+        "A batch that is asked about on and on counts as leased for ever.",
+    ),
 ]

@@ -134,8 +134,8 @@ SHARED_SITE = [
     Mutant(
         "closure-lease",
         f"{_SHARED}/site_small.py",
-        "        if uses.current() is Use.PEEK or self._core.uses.are_leased(keys):",
-        "        if uses.current() is Use.PEEK or keys:",
+        "        if uses.current() is Use.PEEK or self._core.uses.are_leased(digests):",
+        "        if uses.current() is Use.PEEK or digests:",
         _LARGE,
         "A directory that only this node's cache has makes an action result whole.",
         marked="servers",
