@@ -65,12 +65,16 @@ class Admission:
         """How many wait."""
         return sum(map(len, self._waiting.values()))
 
-    def try_acquire(self, caller: str, size_bytes: int) -> bool:
-        """Take this much if there is room and this caller waits for none; it has to be released."""
+    def may_acquire(self, caller: str, size_bytes: int) -> bool:
+        """Return whether there is room for this much, and this caller waits for none."""
         # A caller's requests do not pass each other. Those of others may: they have other shares.
         if self._waiting and caller in self._waiting:
             return False
-        if self._share.judge(caller, size_bytes) is not ShareVerdict.GRANTED:
+        return self._share.judge(caller, size_bytes) is ShareVerdict.GRANTED
+
+    def try_acquire(self, caller: str, size_bytes: int) -> bool:
+        """Take this much if may_acquire() says so; it has to be released."""
+        if not self.may_acquire(caller, size_bytes):
             return False
         self.adjust(caller, size_bytes)
         return True

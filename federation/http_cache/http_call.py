@@ -125,6 +125,10 @@ class HttpCall:
         """See Transport."""
         return self._body.total_bytes - self._consumed_bytes
 
+    def is_ready(self) -> bool:
+        """See Transport."""
+        return False
+
     async def read(self) -> bytes | None:
         """See Transport."""
         if self._is_dropping or self._reading is not None:

@@ -85,6 +85,10 @@ class GrpcCall:
         """See Transport."""
         return 0
 
+    def is_ready(self) -> bool:
+        """See Transport."""
+        return False
+
     async def read(self) -> bytes | None:
         """See Transport."""
         try:

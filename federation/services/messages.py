@@ -157,7 +157,9 @@ class _Exchanged:
 def _requests(call: Call, runtime: Runtime) -> RequestStream:
     pay = call.quota.pay if call.quota is not None else None
     reader = UploadReader(runtime.calls, call, runtime.limits)
-    return RequestStream(reader.read, runtime.budget, pay, reader.gone, reader.waits_for_room)
+    return RequestStream(
+        reader.read, runtime.budget, pay, reader.gone, reader.waits_for_room, reader.may_read
+    )
 
 
 class _Sender:
@@ -220,6 +222,10 @@ class UploadReader:
             # Clients send equal messages, all but the last.
             self._next_bytes = max(LEAST_BYTES, len(message))
         return message
+
+    def may_read(self) -> bool:
+        """Whether read() would return without waiting."""
+        return self._calls.may_read(self._call, self._next_bytes)
 
     def waits_for_room(self) -> bool:
         """Whether there is no room for the next message yet."""

@@ -2,7 +2,8 @@
 
 A pump task reads them and the handler takes them from a queue: the next message is received while
 the handler works on the last one. The pump also makes time limits and cancellation safe: the read
-of a transport must not be cancelled, so the pump ends by itself when the call does.
+of a transport must not be cancelled, so the pump ends by itself when the call does. An upload of
+one message that is here already needs no pump.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from federation.services.transport import CallEnded
 AHEAD_BYTES = 2**20
 AHEAD_MESSAGES = 256  # bounds what many tiny messages cost in objects
 
+_AT_ONCE = 2  # reads without a pump: of the only message, and of the end behind it
+
 _pumps = Background()
 
 
@@ -32,6 +35,7 @@ class RequestStream:
         pay: Callable[[int], Awaitable[None]] | None = None,
         gone: Callable[[int], None] | None = None,
         waits_for_room: Callable[[], bool] | None = None,
+        may_read: Callable[[], bool] | None = None,
     ) -> None:
         """Take what reads one message.
 
@@ -39,8 +43,11 @@ class RequestStream:
         the client's: it does not count as a stall.
         gone: called with the size of each message that is released.
         waits_for_room: whether reading waits for room here, which is no stall of the client's.
+        may_read: whether read would return without waiting.
         """
         self._waits_for_room = waits_for_room
+        self._may_read = may_read
+        self._left_at_once = 0 if may_read is None else _AT_ONCE
         self._gone = gone
         self._last_bytes = 0  # of the message that the handler has
         self._pay = pay
@@ -65,11 +72,34 @@ class RequestStream:
 
         Raises Stalled when none comes for timeout_s, and what interrupt was given.
         """
-        self._start()
         if self._gone is not None and self._last_bytes:
             # Asking for the next message says that the handler has done with the last.
             self._gone(self._last_bytes)
             self._last_bytes = 0
+        message = await (self._read_at_once() if self._is_at_once() else self._pumped(timeout_s))
+        if message is None:
+            return None
+        self._last_bytes = len(message)
+        if self._pay is not None:
+            # Behind everything else: what waits for bandwidth holds no budget of the queue.
+            await self._pay(len(message))
+        return message
+
+    def _is_at_once(self) -> bool:
+        if self._started or self._error is not None or not self._left_at_once:
+            return False
+        return self._may_read is not None and self._may_read()
+
+    async def _read_at_once(self) -> bytes | None:
+        self._left_at_once -= 1
+        message = await self._next_read()
+        if self._error is not None:
+            raise self._error
+        self._ended = message is None
+        return message
+
+    async def _pumped(self, timeout_s: float) -> bytes | None:
+        self._start()
         # An error goes before what is queued: an upload that was taken over must not get more.
         while not self._queue or self._error is not None:
             if self._error is not None:
@@ -86,13 +116,9 @@ class RequestStream:
                     continue
                 raise Stalled(f"no message came for {timeout_s:g} s") from None
         message = self._queue.popleft()
-        self._last_bytes = len(message)
         self._queued_bytes -= len(message)
         self._release(min(self._budgeted_bytes, len(message)))
         _wake(self._room)
-        if self._pay is not None:
-            # Behind everything else: what waits for bandwidth holds no budget of the queue.
-            await self._pay(len(message))
         return message
 
     def interrupt(self, error: FederationError) -> None:
@@ -113,7 +139,7 @@ class RequestStream:
         self._budget.release(size_bytes)
 
     def _start(self) -> None:
-        if not self._started:
+        if not self._started and not self._ended:
             self._started = True
             _pumps.start(self._pump(), "request stream")
 

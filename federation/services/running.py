@@ -155,6 +155,12 @@ class RunningCalls:
                 self.release_request(call)
         return message
 
+    def may_read(self, call: RunningCall, most_bytes: int) -> bool:
+        """Whether read() would return without waiting; most_bytes: as for read()."""
+        if not call.transport.is_ready():
+            return False
+        return self.incoming.may_acquire(call.caller, call.transport.next_size() or most_bytes)
+
     async def hold(self, call: RunningCall, size_bytes: int) -> None:
         """Wait until the call may hold so much more than what came."""
         if not self.incoming.try_acquire(call.caller, size_bytes):

@@ -30,6 +30,10 @@ class Transport(IncomingCall, Protocol):
         """Return how much has come of a message whose size is known."""
         ...
 
+    def is_ready(self) -> bool:
+        """Whether read() would return, or raise, without waiting. False: or it is not known."""
+        ...
+
     async def read(self) -> bytes | None:
         """Return the next message; None after the last one.
 

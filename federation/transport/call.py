@@ -117,6 +117,14 @@ class Http2Call:
         """See Transport."""
         return self._incoming.held_bytes
 
+    def is_ready(self) -> bool:
+        """See Transport."""
+        size_bytes = self._incoming.next_size()
+        if size_bytes is None:
+            return self.is_over or (self._incoming.is_half_closed and not self.came_bytes())
+        is_whole = self.came_bytes() >= PREFIX_BYTES + size_bytes
+        return is_whole and size_bytes <= _UNPACKED_HERE_BYTES
+
     async def read(self) -> bytes | None:
         """See Transport."""
         while not self.is_over:

@@ -42,6 +42,48 @@ async def test_messages_come_in_order_then_none_for_ever() -> None:
     assert [await stream.next(5) for _ in range(5)] == [b"a", b"", b"b", None, None]
 
 
+async def test_a_message_that_is_here_and_the_end_need_no_task() -> None:
+    sender = Sender(b"a")
+    before = asyncio.all_tasks()
+    stream = RequestStream(sender.read, MemoryBudget(100), may_read=lambda: True)
+    assert await stream.next(5) == b"a"
+    assert asyncio.all_tasks() == before
+    assert [await stream.next(5), await stream.next(5)] == [None, None]
+    assert asyncio.all_tasks() == before
+
+
+async def test_of_many_messages_that_are_here_only_two_are_read_by_their_handler() -> None:
+    """Others have their turn between those that the pump reads, however many there are."""
+    before = asyncio.all_tasks()
+    stream = RequestStream(Sender(b"a", b"b", b"c").read, MemoryBudget(100), may_read=lambda: True)
+    assert [await stream.next(5), await stream.next(5)] == [b"a", b"b"]
+    assert asyncio.all_tasks() == before
+    assert [await stream.next(5), await stream.next(5)] == [b"c", None]
+
+
+async def test_a_message_that_comes_later_is_waited_for_within_its_time() -> None:
+    sender = Sender(b"a", ends=False)
+    is_here = [True, False]
+    stream = RequestStream(sender.read, MemoryBudget(100), may_read=lambda: is_here.pop(0))
+    assert await stream.next(5) == b"a"
+    with pytest.raises(Stalled):
+        await stream.next(0.01)
+    stream.close()
+    await settle()
+    assert not sender.cancelled
+    sender.hang_up.set()
+    await settle()
+
+
+async def test_an_interrupted_upload_gets_no_message_that_is_here() -> None:
+    sender = Sender(b"a", b"b")
+    stream = RequestStream(sender.read, MemoryBudget(100), may_read=lambda: True)
+    assert await stream.next(5) == b"a"
+    stream.interrupt(Stalled("taken over"))
+    with pytest.raises(Stalled, match="taken over"):
+        await stream.next(5)
+
+
 async def test_silence_is_a_stall_and_the_pending_read_is_not_cancelled() -> None:
     sender = Sender(ends=False)
     stream = RequestStream(sender.read, MemoryBudget(100))
@@ -55,11 +97,12 @@ async def test_silence_is_a_stall_and_the_pending_read_is_not_cancelled() -> Non
     assert await stream.next(5) is None
 
 
-async def test_a_message_that_the_transport_refuses_fails_the_handler() -> None:
+@pytest.mark.parametrize("is_here", [False, True])
+async def test_a_message_that_the_transport_refuses_fails_the_handler(*, is_here: bool) -> None:
     async def read() -> bytes | None:
         raise RequestTooLarge("message.size", "too large")
 
-    stream = RequestStream(read, MemoryBudget(100))
+    stream = RequestStream(read, MemoryBudget(100), may_read=lambda: is_here)
     for _ in range(2):
         with pytest.raises(RequestTooLarge):
             await stream.next(5)

@@ -47,6 +47,9 @@ class FakeTransport:
     def came_bytes(self) -> int:
         return self.known_came_bytes
 
+    def is_ready(self) -> bool:
+        return False
+
     async def read(self) -> bytes | None:
         if self._messages:
             return self._messages.pop(0)

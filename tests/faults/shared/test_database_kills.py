@@ -9,10 +9,9 @@ import pytest
 
 from federation.core.errors import FederationError
 from federation.core.index import Entry, EntryKey, EntryKind
-from federation.storage.shared.catalogue.flusher import CommitFlusher
 from federation.storage.shared.catalogue.rows import Insertion
 from federation.storage.shared.catalogue.site_catalogue import SiteCatalogue
-from tests.storage.shared.site import SiteDatabase, held, store
+from tests.storage.shared.site import SiteDatabase, held, leave_out_flushes, store
 from tests.support.polling import until
 from tests.support.postgres import postgres
 
@@ -104,8 +103,5 @@ async def test_s05_nothing_acknowledged_is_lost_however_often_the_database_is_ki
 async def test_control_without_the_flush_a_kill_loses_what_was_acknowledged(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    async def say_at_once(*_: object) -> None:
-        """Stand in for CommitFlusher.cover."""
-
-    monkeypatch.setattr(CommitFlusher, "cover", say_at_once)
+    leave_out_flushes(monkeypatch)
     assert await rounds(ROUNDS)

@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 import psycopg
+import pytest
 
 from federation.core.clock import SystemClock
 from federation.core.digest import Digest, digest_of
@@ -14,6 +15,8 @@ from federation.core.provenance import FROM_CLIENT, Provenance
 from federation.core.tasks import FailingWork
 from federation.core.uses import Use
 from federation.storage.catalogue.blobs import key_of
+from federation.storage.shared.catalogue.database_connection import Row, Statement
+from federation.storage.shared.catalogue.flusher import CommitFlusher
 from federation.storage.shared.catalogue.rows import Insertion, Lead, NewBlob, SiteRole
 from federation.storage.shared.catalogue.settings import CatalogueSettings
 from federation.storage.shared.catalogue.site_catalogue import SiteCatalogue, open_catalogue
@@ -27,6 +30,19 @@ _BLOCKED = (
     "SELECT count(*) FROM pg_stat_activity "
     "WHERE wait_event_type = 'Lock' AND datname = current_database()"
 )
+
+
+def leave_out_flushes(patch: pytest.MonkeyPatch) -> None:
+    """Have nodes acknowledge what is committed and not durable, for the controls of such tests."""
+
+    async def cover(*_: object) -> None:
+        """Stand in for CommitFlusher.cover."""
+
+    async def flush_behind(flusher: CommitFlusher, statement: Statement) -> Row:
+        return await flusher._connections.ask_one(statement.text, *statement.values)
+
+    patch.setattr(CommitFlusher, "cover", cover)
+    patch.setattr(CommitFlusher, "flush_behind", flush_behind)
 
 
 class SiteDatabase:

@@ -11,7 +11,7 @@ from federation.core.index import Entry, EntryKey, EntryKind
 from federation.core.uses import Use
 from federation.storage.shared.catalogue.flusher import CommitFlusher
 from federation.storage.shared.catalogue.rows import Insertion
-from tests.storage.shared.site import SiteDatabase, held, store
+from tests.storage.shared.site import SiteDatabase, held, leave_out_flushes, store
 from tests.support.polling import until
 
 pytestmark = pytest.mark.servers
@@ -20,10 +20,6 @@ pytestmark = pytest.mark.servers
 def crash(database: SiteDatabase) -> None:
     database.server.kill()
     database.server.start()
-
-
-async def without_flush(*_: object) -> None:
-    """Stand in for CommitFlusher.cover in the control: say at once that everything is durable."""
 
 
 async def test_what_was_acknowledged_survives_a_crash(database: SiteDatabase) -> None:
@@ -41,7 +37,7 @@ async def test_what_was_acknowledged_survives_a_crash(database: SiteDatabase) ->
 async def test_control_without_the_flush_a_crash_loses_rows(
     database: SiteDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(CommitFlusher, "cover", without_flush)
+    leave_out_flushes(monkeypatch)
     async with database.node() as node:
         assert await store(node, b"1", b"2") == [Insertion.STORED] * 2
         crash(database)
@@ -53,7 +49,7 @@ async def test_present_is_said_of_durable_blobs_only(
 ) -> None:
     async with database.node() as writer, database.node() as asked:
         with monkeypatch.context() as patch:
-            patch.setattr(CommitFlusher, "cover", without_flush)
+            leave_out_flushes(patch)
             await store(writer, b"1")
         assert await held(asked, b"1", use=Use.CLIENT) == [True]  # not acknowledged; durable now
         crash(database)
@@ -65,7 +61,7 @@ async def test_the_log_is_read_as_far_as_it_is_durable(
 ) -> None:
     async with database.node() as writer, database.node() as follower:
         with monkeypatch.context() as patch:
-            patch.setattr(CommitFlusher, "cover", without_flush)
+            leave_out_flushes(patch)
             await store(writer, b"1")
         assert [row.seq for row in (await follower.log.read(0, 10)).rows] == [1]
         crash(database)
@@ -78,7 +74,7 @@ async def test_a_crash_between_a_commit_and_its_flush_is_no_acknowledgement(
     """The flush after the crash works, but the rows are gone."""
     async with database.node() as node:
         with monkeypatch.context() as patch:
-            patch.setattr(CommitFlusher, "cover", without_flush)
+            leave_out_flushes(patch)
             await store(node, b"1")
         (life,) = await node.connections.ask_one("SELECT federation_incarnation()")
         crash(database)

@@ -17,7 +17,6 @@ from federation.core.digest import Digest
 from federation.core.errors import SourceUnavailable, StorageRefused
 from federation.core.replication_log import PeerRecord, PeerState
 from federation.core.uses import Use, counted_as
-from federation.storage.shared.catalogue.flusher import CommitFlusher
 from federation.storage.shared.catalogue.rows import BlobObject, Lead, SiteRole
 from federation.storage.shared.naming import PART_BYTES, part_names
 from federation.storage.shared.storage import SharedStorage
@@ -27,6 +26,7 @@ from federation.storage.shared.upkeep.site_eviction import SiteEviction
 from federation.storage.shared.upkeep.site_scrub import SiteScrub
 from federation.storage.shared.upkeep.site_upkeep import SiteUpkeep
 from tests.storage.conftest import until
+from tests.storage.shared.site import leave_out_flushes
 from tests.storage.shared.test_large_blobs import fresh, pieces, read
 from tests.support.object_store import BUCKET
 from tests.support.sites import TestSite
@@ -389,12 +389,9 @@ async def test_d07_rows_that_a_crash_took_are_not_taken_for_an_older_catalogue(
     """Only what is durable is written into the marker."""
     await node.write_small([fresh(100)])
 
-    async def at_once(*_: object) -> None:
-        """Stand in for CommitFlusher.cover."""
-
     await leading(node)
     with monkeypatch.context() as patch:
-        patch.setattr(CommitFlusher, "cover", at_once)
+        leave_out_flushes(patch)
         await node.write_small([fresh(100)])
     await node.core.marker.write()
     site.servers.database.kill()

@@ -1,8 +1,9 @@
 """A bounded number of connections to the site's database, and its failures as our types.
 
-Every call is one statement, and so one transaction, within a time limit. A call goes on if its
-caller is cancelled, so that its connection can be used again; at the time limit the connection is
-closed instead. psycopg's pipeline mode is not used: it hangs on large arguments.
+Every call is one statement, and so one transaction, within a time limit; or two, of which the
+second does not wait for our answer to the first. A call goes on if its caller is cancelled, so that
+its connection can be used again; at the time limit the connection is closed instead. psycopg's
+pipeline mode is not used: it hangs on large arguments.
 
 A site may have more nodes than the server has room for all their connections. So connections that
 were not needed for a while are closed, and a node that gets no further one shares those it has.
@@ -13,8 +14,8 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import deque
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
 
 import psycopg
 import structlog
@@ -34,6 +35,7 @@ from federation.storage.shared.catalogue.database_connection import (
     CONNECT_S,
     DatabaseConnection,
     Row,
+    Statement,
     settings_of,
     text_of,
 )
@@ -42,6 +44,8 @@ SOURCE = "the site's database"
 _LEAD_LOST = "FDL01"  # SQLSTATEs that our functions raise
 _QUOTA_USED = "FDF01"
 _REFUSED = "FDR01"
+
+T = TypeVar("T")
 
 _log = structlog.get_logger(__name__)
 
@@ -79,7 +83,7 @@ class DatabaseConnections:
         self._open = 0
         self._refused_until_s = 0.0  # no further connection is asked for before that
         self._waiting: deque[asyncio.Future[None]] = deque()
-        self._calls: set[asyncio.Future[list[Row]]] = set()
+        self._calls: set[asyncio.Future[Any]] = set()
         self._breaker = Breaker(
             failures_max=1, delay_max_s=_PROBE_EVERY_S, probe_max_s=call_s + CONNECT_S
         )
@@ -122,10 +126,7 @@ class DatabaseConnections:
         Raises SourceUnavailable (away, too slow, or it refuses), StorageFull (its disk), LeadLost,
         InvalidRequest (a function says that it is one).
         """
-        call = asyncio.ensure_future(self._ask(statement, values, twice=twice))
-        self._calls.add(call)
-        call.add_done_callback(self._calls.discard)
-        return await asyncio.shield(call)
+        return await self._shielded(lambda one: one.run(statement, values), twice=twice)
 
     async def ask_one(self, statement: str, *values: Any, twice: bool = True) -> Row:
         """Do what ask() does for a statement with exactly one row.
@@ -136,6 +137,23 @@ class DatabaseConnections:
         if not rows:
             raise SourceUnavailable(SOURCE, "its tables are empty; is it being restored?")
         return rows[0]
+
+    async def ask_both(self, first: Statement, second: Statement) -> tuple[list[Row], list[Row]]:
+        """Do what ask() does for a statement, and for another that follows its commit.
+
+        The two take one journey to the database, and both are run once more where the connection
+        was lost on the way.
+        """
+        return await self._shielded(lambda one: one.run_both(first, second))
+
+    async def _shielded(
+        self, work: Callable[[DatabaseConnection], Awaitable[T]], *, twice: bool = True
+    ) -> T:
+        """Do it on some connection; it goes on if the caller is cancelled."""
+        call = asyncio.ensure_future(self._do(work, twice=twice))
+        self._calls.add(call)
+        call.add_done_callback(self._calls.discard)
+        return await asyncio.shield(call)
 
     async def run_script(self, script: str) -> None:
         """Run several statements in one transaction, again if others hold locks that it needs.
@@ -159,13 +177,13 @@ class DatabaseConnections:
                 self._give_back(connection)
             await self._clock.sleep(_LOCKED_S)
 
-    async def _ask(self, statement: str, values: Sequence[Any], *, twice: bool) -> list[Row]:
+    async def _do(self, work: Callable[[DatabaseConnection], Awaitable[T]], *, twice: bool) -> T:
         tries = 0
         while True:
             tries += 1
             connection = await self._take()
             try:
-                rows = await self._run(connection, statement, values)
+                found = await self._in_time(work(connection))
             except psycopg.Error as error:
                 if error.sqlstate == _READ_ONLY:
                     await connection.close()  # a new one finds the primary
@@ -178,16 +196,14 @@ class DatabaseConnections:
                     raise self._translated(error, is_lost=lost) from error
             else:
                 self._answered()
-                return rows
+                return found
             finally:
                 self._give_back(connection)
 
-    async def _run(
-        self, connection: DatabaseConnection, statement: str, values: Sequence[Any]
-    ) -> list[Row]:
+    async def _in_time(self, work: Awaitable[T]) -> T:
         try:
             async with asyncio.timeout(self._call_s):
-                return await connection.run(statement, values)
+                return await work
         except TimeoutError:
             raise _NoAnswer(f"no answer within {self._call_s:g} s") from None
 

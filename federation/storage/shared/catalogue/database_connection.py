@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
-from typing import Any, TypeVar
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, NamedTuple, TypeVar
 
 import psycopg
 from psycopg import AsyncConnection, abc, generators, waiting
@@ -41,6 +42,13 @@ _PREPARED_MAX = 200  # of a connection; the program has fewer statements
 _GOOD = (ExecStatus.TUPLES_OK, ExecStatus.COMMAND_OK)
 
 
+class Statement(NamedTuple):
+    """What is asked of a database."""
+
+    text: str  # $1 stands for the first value
+    values: Sequence[Any] = ()
+
+
 class DatabaseConnection(AsyncConnection[Row]):
     """A connection that is closed where a call on it is cancelled, and keeps its statements.
 
@@ -61,6 +69,34 @@ class DatabaseConnection(AsyncConnection[Row]):
         $1 stands for the first value. Rows come in the binary format. Used by one caller at a
         time. Raises psycopg.Error.
         """
+        send = await self._sending(statement, values)
+        send()
+        (result,) = await self.wait(generators.execute(self.pgconn))
+        return self._rows(result)
+
+    async def run_both(self, first: Statement, second: Statement) -> tuple[list[Row], list[Row]]:
+        """Run a statement, and another behind its commit; return the rows of each.
+
+        Both are sent at once, so the second begins without waiting for the network and for us. Each
+        is a transaction of its own, and the second runs whatever becomes of the first.
+
+        Raises psycopg.Error: one of them failed, or the connection did.
+        """
+        both = [await self._sending(*first), await self._sending(*second)]
+        try:
+            self.pgconn.enter_pipeline_mode()
+            for send in both:
+                send()
+                self.pgconn.pipeline_sync()
+            results = await self.wait(_answers(self.pgconn, len(both)))
+            self.pgconn.exit_pipeline_mode()
+        except psycopg.Error:
+            self.pgconn.finish()  # nobody knows what is still to come on it
+            raise
+        return self._rows(results[0]), self._rows(results[1])
+
+    async def _sending(self, statement: str, values: Sequence[Any]) -> Callable[[], None]:
+        """Return what sends a statement, which is prepared first if it was not yet."""
         adapter = self._adapter = self._adapter or Transformer(self)
         packed = adapter.dump_sequence(values, [PyFormat.AUTO] * len(values))
         types, formats = adapter.types or (), adapter.formats
@@ -68,24 +104,27 @@ class DatabaseConnection(AsyncConnection[Row]):
         if name is None and len(self._statements) < _PREPARED_MAX:
             name = b"f%d" % len(self._statements)
             self.pgconn.send_prepare(name, statement.encode(), types)
-            await self._result()
+            (result,) = await self.wait(generators.execute(self.pgconn))
+            self._check(result)
             self._statements[statement, types] = name
         if name is None:
-            self.pgconn.send_query_params(statement.encode(), packed, types, formats, Format.BINARY)
-        else:
-            self.pgconn.send_query_prepared(name, packed, formats, Format.BINARY)
-        result = await self._result()
+            text = statement.encode()
+            query = self.pgconn.send_query_params
+            return partial(query, text, packed, types, formats, Format.BINARY)
+        return partial(self.pgconn.send_query_prepared, name, packed, formats, Format.BINARY)
+
+    def _rows(self, result: PGresult) -> list[Row]:
+        self._check(result)
+        adapter = self._adapter
+        assert adapter is not None
         adapter.set_pgresult(result)
         rows = adapter.load_rows(0, result.ntuples, tuple)
         adapter.set_pgresult(None)  # or the connection would keep its memory
         return rows
 
-    async def _result(self) -> PGresult:
-        result: PGresult
-        (result,) = await self.wait(generators.execute(self.pgconn))
+    def _check(self, result: PGresult) -> None:
         if result.status not in _GOOD:
             raise error_from_result(result, self.info.encoding)
-        return result
 
     async def wait(
         self, gen: PQGen[_T], interval: float = _WAKE_S, timeout: float | None = None
@@ -98,6 +137,18 @@ class DatabaseConnection(AsyncConnection[Row]):
         except asyncio.CancelledError:
             self.pgconn.finish()
             raise
+
+
+def _answers(pgconn: PGconn, count: int) -> PQGen[list[PGresult]]:
+    """Send what is queued, and return the results of so many statements that each have a mark."""
+    found: list[PGresult] = []
+    yield from generators.send(pgconn)
+    while len(found) < 2 * count:
+        results = yield from generators.fetch_many(pgconn)
+        if not results:
+            raise psycopg.OperationalError("the connection ended before the answer")
+        found += results
+    return found[::2]
 
 
 def settings_of(url: str, call_s: float) -> dict[str, Any]:

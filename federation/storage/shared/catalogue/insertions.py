@@ -20,6 +20,7 @@ from federation.storage.catalogue.blobs import keys_of
 from federation.storage.shared.catalogue import arrays
 from federation.storage.shared.catalogue.arrays import NumberArray
 from federation.storage.shared.catalogue.connections import DatabaseConnections
+from federation.storage.shared.catalogue.database_connection import Statement
 from federation.storage.shared.catalogue.flusher import CommitFlusher
 from federation.storage.shared.catalogue.rows import Insertion, NewBlob
 from federation.storage.shared.catalogue.settings import CatalogueSettings
@@ -28,6 +29,8 @@ from federation.storage.shared.catalogue.texts import clean, joined
 
 _BLOBS_MAX = 2000  # of a transaction; a single request may have more
 _BYTES_MAX = 8 * 2**20
+# More is inserted while the disk is waited for. Less is gathered until then, for one transaction.
+_FLUSHED_AT_ONCE_BYTES = 2**18
 _INSERT_NEW = """
 SELECT newest, token FROM federation_insert_new($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
 """
@@ -169,17 +172,20 @@ class Insertions:
 
     async def _insert_new(self, rows: _Rows) -> _Inserted | None:
         """Insert blobs as if none of them were held; None: nothing was inserted, compare them."""
-        ends = accumulate(blob.digest.size_bytes for blob in rows.blobs)
-        newest, life = await self._connections.ask_one(
-            _INSERT_NEW,
+        ends = list(accumulate(blob.digest.size_bytes for blob in rows.blobs))
+        values = (
             arrays.keys(rows.keys),
-            arrays.numbers(list(ends)),
+            arrays.numbers(ends),
             arrays.blobs([blob.data for blob in rows.blobs]),
             arrays.numbers(rows.came) if rows.came else None,
             *rows.provenance_columns(),
             self._clock.wall_s(),
             self.quota_bytes,
         )
+        if ends[-1] <= _FLUSHED_AT_ONCE_BYTES:
+            newest, life = await self._flusher.flush_behind(Statement(_INSERT_NEW, values))
+        else:
+            newest, life = await self._connections.ask_one(_INSERT_NEW, *values)
         return None if newest is None else _Inserted(None, newest, life)
 
     async def _compare(self, rows: _Rows) -> _Inserted:
