@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 
-from benchmarks.base import CallRow, Row, RowSpec, Sample
-from benchmarks.crowd import Crowd
+from benchmarks.base import Row, RowSpec, Sample
 from benchmarks.link import expect
 from benchmarks.payloads import KIB, MIB
 from benchmarks.process import Server
@@ -15,12 +13,12 @@ from benchmarks.rows.batch import BatchRead, BatchUpdate
 from benchmarks.rows.missing import FindMissing
 from benchmarks.rows.read import Read
 from benchmarks.rows.write import Write
+from benchmarks.site import writers
 from benchmarks.site.alone import GetAlone, PutAlone
 from benchmarks.site.far import ReadUncached
 from benchmarks.site.servers import NodeOfSite, ObstoreAlone, expect_once
 
 _BOTH = ("federation", "federation-shared")
-_WRITERS = 16
 
 
 class ReadCached(Read):
@@ -53,47 +51,6 @@ class WriteToSite(Write):
         before = self.server.moved("out")
         super().set_up()
         expect_once(self.server.moved("out") - before, self._size_bytes)
-
-
-class SmallWriters(CallRow):
-    """So many clients that write small blobs one after the other; a value is one write's time."""
-
-    def __init__(self, server: Server, clients: int) -> None:
-        super().__init__(server)
-        self._clients = clients
-
-    def set_up(self) -> None:
-        """See CallRow."""
-        self._blobs = Write(self.server, KIB, new=True)
-        self._blobs.link = self.link
-        self._blobs.set_up()
-        self._crowd = Crowd(self.server.address, self._clients)
-
-    def calls(self) -> Iterator[Callable[[], object]]:
-        """See CallRow; round() does not use it."""
-        return iter(())
-
-    def round(self, seconds: float) -> Sample:
-        """See Row."""
-        values: list[float] = []
-        before_s, client_s = self.server.cpu_s(), time.process_time()
-        ends_s = time.perf_counter() + seconds
-
-        def write(link_write: Callable[[list[bytes]], object]) -> None:
-            while time.perf_counter() < ends_s:
-                messages = self._blobs.next_write()[1]
-                began_s = time.perf_counter()
-                link_write(messages)
-                values.append(time.perf_counter() - began_s)
-
-        self._crowd.run([partial(write, link.write) for link in self._crowd.links])
-        return Sample(values, self.server.cpu_s() - before_s, time.process_time() - client_s)
-
-    def close(self) -> None:
-        """See Row."""
-        if hasattr(self, "_crowd"):
-            self._crowd.close()
-        super().close()
 
 
 def _write(server: Server, size_bytes: int) -> Row:
@@ -164,17 +121,7 @@ def all_rows(*, quick: bool) -> dict[str, RowSpec]:
             )
             for name, size_bytes in cached[1:]
         ),
-        *(
-            RowSpec(
-                f"site-{clients}-writers",
-                f"Write 1 KiB, new, {clients} writer{'' if clients == 1 else 's'}",
-                partial(SmallWriters, clients=clients),
-                stores=True,
-                budget="" if clients == 1 else "p50 ≤ 3x that of one",
-                servers=_BOTH,
-            )
-            for clients in (1, _WRITERS)
-        ),
+        *writers.rows(),
     ]
     return {row.name: row for row in rows}
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from benchmarks.link import expect
 from benchmarks.payloads import KIB
 from benchmarks.process import Server, ServerFailedError
-from benchmarks.servers import MeasuredNode, Node
+from benchmarks.servers import MeasuredNode, Node, NodeOfTwo, NodeOverHttp2
 from tests.support.object_store import BUCKET, ObjectStoreServer, running
 from tests.support.postgres import Postgres
 from tests.support.sites import GIB, SiteServers, TestSite
@@ -65,6 +65,22 @@ class NodeOfSite(MeasuredNode):
     def moved(self, direction: str) -> int:
         """Return how many KiB the node has sent to the bucket (out) or got from it (in)."""
         return self.counted(_MOVED, direction=direction) // KIB
+
+
+class NodeOfSiteOverHttp2(NodeOfSite):
+    """The same with `transport: http2`."""
+
+    name = "federation-shared-http2"
+
+    def settings(self) -> dict[str, object]:
+        """See Node."""
+        return {**super().settings(), "transport": "http2"}
+
+
+class NodeOfSiteOfTwoOverHttp2(NodeOfSiteOverHttp2, NodeOfTwo):
+    """The same with `workers: 2` besides."""
+
+    name = "federation-shared-http2-2"
 
 
 class ObstoreAlone(Server):
@@ -128,5 +144,13 @@ def _folder(home: Path, name: str) -> Path:
 
 
 SITE_SERVERS: dict[str, type[Server]] = {
-    kind.name: kind for kind in (Node, NodeOfSite, ObstoreAlone)
+    kind.name: kind
+    for kind in (
+        Node,
+        NodeOverHttp2,
+        NodeOfSite,
+        NodeOfSiteOverHttp2,
+        NodeOfSiteOfTwoOverHttp2,
+        ObstoreAlone,
+    )
 }

@@ -9,11 +9,13 @@ from __future__ import annotations
 import asyncio
 import re
 from collections import Counter, defaultdict
+from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
 from federation.core.errors import SourceUnavailable
 from federation.storage.shared.catalogue.connections import SOURCE
+from federation.storage.shared.catalogue.database_connection import Statement
 from federation.storage.shared.catalogue.opening import SCHEMA
 from federation.storage.shared.catalogue.rows import LeadRow, SiteRole
 from tests.scale.costs import DatabaseCosts, StatementCost
@@ -50,7 +52,7 @@ class SimulatedDatabase:
         self.cpu_s.clear()
         self.locked_s = 0.0
 
-    async def answer(self, statement: str, values: tuple[Any, ...]) -> list[_Row]:
+    async def answer(self, statement: str, values: Sequence[Any] = ()) -> list[_Row]:
         """Run a statement of the product."""
         found = _FUNCTION.search(statement)
         name = found[1] if found else "poll"
@@ -107,7 +109,7 @@ class SimulatedDatabase:
             self.locked_s += asyncio.get_running_loop().time() - begun_s
         return [(newest, _LIFE)]
 
-    async def flush(self) -> list[_Row]:
+    async def flush(self, *_: object) -> list[_Row]:
         """One flush of the disk covers whatever was written when it began."""
         await self._use("flush", self.costs.flush)
         seq = self._seq
@@ -140,6 +142,14 @@ class SimulatedConnections:
     async def ask(self, statement: str, *values: Any, twice: bool = True) -> list[_Row]:
         """See DatabaseConnections."""
         del twice
+        (rows,) = await self._journey(Statement(statement, values))
+        return rows
+
+    async def ask_both(self, *both: Statement) -> Sequence[list[_Row]]:
+        """See DatabaseConnections."""
+        return await self._journey(*both)
+
+    async def _journey(self, *statements: Statement) -> list[list[_Row]]:
         async with self._free:
             self._used += 1
             self.used_max = max(self.used_max, self._used)
@@ -149,7 +159,7 @@ class SimulatedConnections:
                 await asyncio.sleep(self._database.costs.round_trip_s)
                 if self.is_cut:
                     raise SourceUnavailable(SOURCE, "the node is cut off")
-                return await self._database.answer(statement, values)
+                return [await self._database.answer(*each) for each in statements]
             finally:
                 self._used -= 1
 

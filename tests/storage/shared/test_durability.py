@@ -34,6 +34,13 @@ async def test_what_was_acknowledged_survives_a_crash(database: SiteDatabase) ->
         assert found.value == b"value"
 
 
+async def test_blobs_that_were_acknowledged_last_survive_a_crash(database: SiteDatabase) -> None:
+    async with database.node() as node:
+        assert await store(node, b"1", b"2") == [Insertion.STORED] * 2
+        crash(database)
+        assert await held(node, b"1", b"2") == [True, True]
+
+
 async def test_control_without_the_flush_a_crash_loses_rows(
     database: SiteDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:

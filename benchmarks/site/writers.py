@@ -1,0 +1,103 @@
+"""Clients that write small blobs one after the other: one of them, and many at once.
+
+Their client is benchmarks.frames, for every server, as one with a gRPC library would take more CPU
+for a call than the servers do.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import islice, repeat
+
+from benchmarks.base import CallRow, RowSpec, Sample
+from benchmarks.frames import FrameCrowd
+from benchmarks.link import BYTE_STREAM
+from benchmarks.payloads import KIB
+from benchmarks.process import Server
+from benchmarks.rows.floor import SERVICE, Bare
+from benchmarks.rows.write import Write
+from federation._proto.google.bytestream import bytestream_pb2
+
+_SERVERS = (
+    "federation",
+    "federation-http2",
+    "federation-shared",
+    "federation-shared-http2",
+    "federation-shared-http2-2",
+)
+_MANY = 16
+_MOST_S = 8_000  # writes a second, which are made before a round
+
+
+class SmallWriters(CallRow):
+    """So many clients; a value is the time of one write."""
+
+    def __init__(self, server: Server, clients: int) -> None:
+        super().__init__(server)
+        self._clients = clients
+        self._blobs = Write(server, KIB, new=True)
+
+    def set_up(self) -> None:
+        """See CallRow."""
+        self._blobs.link = self.link
+        self._blobs.set_up()
+        stored = bytestream_pb2.WriteResponse(committed_size=KIB).SerializeToString()
+        self._crowd = self._connect(f"/{BYTE_STREAM}/Write", stored)
+
+    def _connect(self, path: str, answer: bytes) -> FrameCrowd:
+        return FrameCrowd(self.server.address, path, answer, self._clients)
+
+    def _messages(self) -> Iterator[bytes]:
+        return (self._blobs.next_write()[1][0] for _ in repeat(None))
+
+    def calls(self) -> Iterator[Callable[[], object]]:
+        """See CallRow; round() does not use it."""
+        return iter(())
+
+    def round(self, seconds: float) -> Sample:
+        """See Row."""
+        messages = list(islice(self._messages(), self._clients + int(seconds * _MOST_S)))
+        before_s, client_s = self.server.cpu_s(), time.process_time()
+        values = self._crowd.run(iter(messages), seconds)
+        client_s = time.process_time() - client_s
+        return Sample(values, self.server.cpu_s() - before_s, client_s)
+
+    def close(self) -> None:
+        """See Row."""
+        if hasattr(self, "_crowd"):
+            self._crowd.close()
+        super().close()
+
+
+class DroppedWrites(SmallWriters):
+    """The same messages, which a server of empty handlers drops: the bound of the others."""
+
+    def __init__(self, server: Server, clients: int) -> None:
+        super().__init__(Bare(server.home.parent, server.name), clients)
+
+    def set_up(self) -> None:
+        """See CallRow."""
+        self._message = self._blobs.next_write()[1][0]
+        self._crowd = self._connect(f"/{SERVICE}/Sink", b"%d" % len(self._message))
+
+    def _messages(self) -> Iterator[bytes]:
+        return repeat(self._message)
+
+
+def rows() -> list[RowSpec]:
+    """Return this module's rows."""
+    return [_row(clients, is_dropped=each) for each in (False, True) for clients in (1, _MANY)]
+
+
+def _row(clients: int, *, is_dropped: bool) -> RowSpec:
+    what = "dropped by an empty handler" if is_dropped else "new"
+    return RowSpec(
+        f"site-{clients}-{'dropped' if is_dropped else 'writers'}",
+        f"Write 1 KiB, {what}, {clients} writer{'' if clients == 1 else 's'}",
+        partial(DroppedWrites if is_dropped else SmallWriters, clients=clients),
+        stores=not is_dropped,
+        budget="" if clients == 1 else "p50 ≤ 3x that of one",
+        servers=_SERVERS[:2] if is_dropped else _SERVERS,
+    )
