@@ -68,9 +68,9 @@ class ObjectsConfig(Section):
     credentials: FilePath | None = key(
         live=False,
         default=None,
-        description="file with aws_access_key_id and aws_secret_access_key in its section "
-        "[default], as AWS's tools have it; default: what the environment says (AWS_ACCESS_KEY_ID, "
-        "a role ...)",
+        description="file with aws_access_key_id, aws_secret_access_key and perhaps "
+        "aws_session_token in its section [default], as AWS's tools have it; default: what the "
+        "environment says (AWS_ACCESS_KEY_ID, a role ...)",
     )
 
 

@@ -29,7 +29,11 @@ def read_key(path: Path) -> BucketKey:
     try:
         parser.read_string(path.read_text())
         section = parser[_SECTION]
-        return BucketKey(section["aws_access_key_id"], section["aws_secret_access_key"])
+        return BucketKey(
+            section["aws_access_key_id"],
+            section["aws_secret_access_key"],
+            section.get("aws_session_token", ""),
+        )
     except OSError as error:
         raise StorageRefused(f"the credentials of the bucket: {path}: {error.strerror}") from error
     except (configparser.Error, KeyError, UnicodeDecodeError):

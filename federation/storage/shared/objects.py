@@ -84,8 +84,8 @@ class ObjectBucket:
     ) -> None:
         """key: None: what the environment says (obstore reads it)."""
         self._limits = limits
-        self._store = _open_store(settings, key, limits, _RETRIES)
-        self._open_once = partial(_open_store, settings, key, limits, 0)
+        self._store = open_store(settings, key, limits, _RETRIES)
+        self._open_once = partial(open_store, settings, key, limits, 0)
         self._name = f"{settings.bucket}/{settings.prefix}"
         self._clock = clock
         self._metrics = metrics
@@ -231,15 +231,18 @@ def _reason(error: Exception) -> str:
     return f"{type(error).__name__}: {cause[:_REASON_CHARS]}"
 
 
-def _open_store(
+def open_store(
     settings: ObjectsConfig, key: BucketKey | None, limits: BucketLimits, retries: int
 ) -> S3Store:
+    """Return a client of the bucket; key: None: what the environment says. Asks nothing."""
     config: S3Config = {"region": settings.region}
     if settings.endpoint is not None:
         config["endpoint"] = settings.endpoint
     if key is not None:
         config["access_key_id"] = key.access_key_id
         config["secret_access_key"] = key.secret_access_key
+        if key.session_token:
+            config["session_token"] = key.session_token
     return S3Store(
         settings.bucket,
         prefix=settings.prefix or None,
