@@ -134,8 +134,9 @@ class StorageContext:
                 "write_refused_for_room",
                 held_bytes=self.space.stored_bytes,
                 quota_bytes=self.space.quota_bytes,
-                do="objects used within storage.lease are not evicted: raise the quota, shorten "
-                "the lease, or find the clients that write so much",
+                do="objects used within the lease are not evicted: raise the quota (that of the "
+                "cache of a shared site's node is storage.cache), shorten storage.lease, or find "
+                "the clients that write so much",
             )
 
     async def set_aside(self, digest: Digest, seq: int, damage: Damage) -> None:

@@ -31,6 +31,7 @@ _log = structlog.get_logger(__name__)
 FROM_SITE = Provenance(Source.UPSTREAM, origin="site")  # of what the cache has from the site
 _KEEPING_MAX = 32
 _MEASURE_EVERY_S = 1.0
+_LOG_ROOM_EVERY_S = 60.0  # a full site refuses thousands of uploads a minute
 
 
 @dataclass(slots=True)
@@ -52,6 +53,7 @@ class SiteContext:
     damage: DamageBreaker = field(default_factory=lambda: DamageBreaker("bucket"))
     background: Background = field(default_factory=Background)
     _keeping: int = 0  # batches of small blobs on their way to the cache
+    _room_logged_s: float | None = None
 
     def cache_takes(self, size_bytes: int) -> bool:
         """Whether a blob may stay in the cache: half of what eviction leaves free is for uploads.
@@ -61,6 +63,22 @@ class SiteContext:
         space = self.cache.core.space
         most_bytes = (space.marks.starts_at_bytes + space.marks.quota_bytes) // 2
         return space.stored_bytes + size_bytes <= most_bytes
+
+    def note_refusal(self, blobs: int = 1) -> None:
+        """Record that blobs were refused for lack of room in the site's quota."""
+        self.metrics.refused_for_room.inc(blobs)
+        now_s, last_s = self.clock.monotonic_s(), self._room_logged_s
+        if last_s is not None and now_s - last_s < _LOG_ROOM_EVERY_S:
+            return
+        self._room_logged_s = now_s
+        _log.warning(
+            "write_refused_for_room",
+            held_bytes=self.catalogue.watch.totals().cost_bytes,
+            quota_bytes=self.settings.quota,
+            do="leased and pinned objects are not evicted, and evicted ones count until they are "
+            "deleted a lease later: raise storage.quota at all nodes, shorten the lease, or find "
+            "the clients that write so much",
+        )
 
     def max_pinned_bytes(self) -> int:
         """Return how many bytes of the site's quota pins may keep now."""

@@ -113,7 +113,7 @@ class SiteIngest:
             await self._end(keeps_objects=True)
             raise
         if outcome is Insertion.FULL:
-            self._core.metrics.refused_for_room.inc()
+            self._core.note_refusal()
             await self._end(keeps_objects=True)
             return StorageFull(f"the site has no room for {self.digest.size_bytes} bytes")
         self._core.background.start(self._keep(), "keep an upload in the cache")

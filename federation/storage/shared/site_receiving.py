@@ -68,5 +68,5 @@ class SiteReceiver:
             return
         held_bytes = core.catalogue.watch.totals().cost_bytes
         if held_bytes + size_bytes > quota_bytes:
-            core.metrics.refused_for_room.inc()
+            core.note_refusal()
             raise StorageFull(f"the site's quota has no room for {size_bytes} bytes")

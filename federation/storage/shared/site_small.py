@@ -193,7 +193,7 @@ class SiteSmall:
         return refused
 
     def _full(self, digests: Sequence[Digest]) -> StorageFull:
-        self._core.metrics.refused_for_room.inc(len(digests))
+        self._core.note_refusal(len(digests))
         size_bytes = sum(digest.size_bytes for digest in digests)
         return StorageFull(f"the site has no room for {size_bytes} bytes")
 

@@ -6,6 +6,7 @@ import asyncio
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from federation.config.model import StorageConfig
 from federation.core.errors import BlobTooLarge, StorageFull
@@ -26,10 +27,14 @@ async def test_a_full_site_refuses_writes_and_keeps_none_of_their_objects(
         large, large_data = fresh(200 * KIB)
         ingest = node.begin_unsized(large.function)  # its size shows at the end only
         await ingest.append(large_data)
-        with pytest.raises(StorageFull):
+        with capture_logs() as logged, pytest.raises(StorageFull):
             await ingest.commit()
+        (told,) = [each for each in logged if each["event"] == "write_refused_for_room"]
+        assert told["quota_bytes"] == 300 * KIB
         many = [fresh(16 * KIB) for _ in range(10)]
-        refused = await node.write_small(many)
+        with capture_logs() as logged:
+            refused = await node.write_small(many)
+        assert "write_refused_for_room" not in [each["event"] for each in logged], "once a minute"
         assert all(isinstance(error, StorageFull) for error in refused if error is not None)
         assert any(refused)
         site.sql("UPDATE gone SET due_ms = 0")
