@@ -100,12 +100,26 @@ def client(node: Node) -> Iterator[Client]:
 
 
 @pytest.fixture(scope="session")
-def postgres_server() -> Iterator[Postgres]:
-    """A PostgreSQL server; each test makes a database of its own."""
+def _started_databases() -> list[Postgres]:
+    """The server that postgres_server has started, if any test of this process needed it."""
+    return []
+
+
+@pytest.fixture(scope="session")
+def postgres_server(_started_databases: list[Postgres]) -> Iterator[Postgres]:
+    """A PostgreSQL server; each test makes a database of its own, which goes with the test."""
     from tests.support.postgres import postgres  # what imports it is not quick
 
     with postgres() as server:
+        _started_databases.append(server)
         yield server
+
+
+@pytest.fixture(autouse=True)
+def _databases_go_with_their_test(_started_databases: list[Postgres]) -> Iterator[None]:
+    yield
+    for server in _started_databases:
+        server.drop_databases()
 
 
 @pytest.fixture(scope="session")
