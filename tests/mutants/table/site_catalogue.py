@@ -188,6 +188,14 @@ SITE_CATALOGUE = [
         marked="servers",
     ),
     Mutant(
+        "late-answer",
+        f"{_CATALOGUE}/blobs.py",
+        "* 1000 <= self._granularity_ms / 2",
+        "* 1000 >= 0",
+        (f"{_TESTS}/test_late_answers.py",),
+        "A node that was cut off says present of what was evicted meanwhile.",
+    ),
+    Mutant(
         "set-aside-late",
         f"{_CATALOGUE}/sql/blobs.sql",
         "    JOIN blob b ON b.key = k.key AND b.seq = k.seq ORDER BY b.key FOR UPDATE OF b",
