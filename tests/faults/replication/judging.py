@@ -81,7 +81,7 @@ class Glance:
                 old = [each for each in entries if each.what in self._entries]
                 some = self._rng.sample(old, min(len(old), _OLD_ENTRIES))
                 _judge(node, client, [*some, *fresh], blobs, told)
-                oracle.verify(client, blobs=blobs[seen:], entries=False).check()
+                oracle.verify(client, blobs=blobs[seen:], newest_entries=0).check()
             self._blobs[oracle] = len(blobs)
             self._entries |= {each.what for each in fresh}
 

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 import grpc
 
@@ -23,11 +24,15 @@ from tests.support.process import Node
 from tests.support.process_client import Client
 from tests.support.sites import TestSite
 
+_T = TypeVar("_T")
+
 LOADED_MAX_S = 0.4
 # The bucket or the database is away for seconds: a node says so, and the worker goes on.
 _REFUSALS = frozenset({grpc.StatusCode.UNAVAILABLE})
 _LARGE_BYTES = 9 * 2**20  # two parts
 _ASKED_AT_ONCE = 50_000  # digests; 80 bytes each, and a message has 8 MiB at most
+_ENTRIES_A_ROUND = 500  # more than a round makes; all are asked for at the end
+_JUDGED_S = 300.0
 
 
 @dataclass
@@ -69,13 +74,14 @@ def kill_site(
             done = load.stop()
             assert not done.faults, done.faults[:5]
             result.killed[victim] += 1
+            print(f"{number}: {victim} killed, {len(oracle.blobs)} blobs", flush=True)  # noqa: T201
             try:
                 verified = _judge(one, other, oracle, verified)
             except AssertionError as error:
                 raise AssertionError(f"seed {seed}, round {number}, {victim}: {error}") from error
         result.blobs, result.entries = len(oracle.blobs), len(oracle.actions) + len(oracle.assets)
         with Client(other.address) as client:
-            oracle.verify(client).check()
+            _answered(lambda: oracle.verify(client)).check()
     return result
 
 
@@ -98,22 +104,34 @@ def _judge(one: Node, other: Node, oracle: Oracle, verified: int) -> int:
     with Client(one.address) as first, Client(other.address) as client:
         for each in (first, client):
             wait_until(lambda each=each: _answers(each), "the nodes use both servers again")  # type: ignore[misc]
-        (missing,) = wait_until(lambda: _missing(client, known), "the second node answers")
+        missing = _answered(lambda: _missing(client, known))
         assert not missing, f"{len(missing)} acknowledged blobs are missing: {missing}"
-        oracle.verify(client, blobs=known[verified:]).check()
-        oracle.verify_unacknowledged(client).check()
+        fresh = known[verified:]
+        _answered(
+            lambda: oracle.verify(client, blobs=fresh, newest_entries=_ENTRIES_A_ROUND)
+        ).check()
+        _answered(lambda: oracle.verify_unacknowledged(client)).check()
     return len(known)
 
 
-def _missing(client: Client, known: list[Digest]) -> tuple[set[Digest]] | None:
-    """Return which blobs are missing; None: the node does not know now, as the machine is busy."""
-    try:
-        parts = [known[n : n + _ASKED_AT_ONCE] for n in range(0, len(known), _ASKED_AT_ONCE)]
-        return (set().union(*map(client.find_missing, parts)),)
-    except grpc.RpcError as error:
-        if error.code() in _REFUSALS:
-            return None
-        raise
+def _missing(client: Client, known: list[Digest]) -> set[Digest]:
+    parts = [known[n : n + _ASKED_AT_ONCE] for n in range(0, len(known), _ASKED_AT_ONCE)]
+    return set().union(*map(client.find_missing, parts))
+
+
+def _answered(ask: Callable[[], _T]) -> _T:
+    """Ask until the node can answer: on a busy machine a server may take too long for it."""
+
+    def once() -> tuple[_T] | None:
+        try:
+            return (ask(),)
+        except grpc.RpcError as error:
+            if error.code() in _REFUSALS:
+                return None
+            raise
+
+    answer: tuple[_T] = wait_until(once, "the second node answers", timeout_s=_JUDGED_S)
+    return answer[0]
 
 
 def _answers(client: Client) -> bool:
