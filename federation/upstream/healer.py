@@ -114,8 +114,8 @@ class Healer:
         return bool(answers)
 
     async def _from_upstreams(self, missing: set[Digest], answers: list[str]) -> set[Digest]:
-        upstreams = [each for each in self._shared.upstreams if each.serves_blobs]
-        if not upstreams or not self._shared.may_ask():
+        upstreams = self._shared.askable_for_blobs()
+        if not upstreams:
             return missing
         left = await self._bringing.find_missing(missing)
         self._metrics.fetching.healed.labels(source="upstream").inc(len(missing) - len(left))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Collection
+from dataclasses import dataclass, field
 
 from federation.core import hops, uses
 from federation.core.clock import Clock
@@ -17,6 +18,14 @@ from federation.upstream.pull_through import UpstreamPool
 _REST_S = 60.0  # a silent peer is not asked again for so long: many entries may wait for it
 
 
+@dataclass(slots=True)
+class _Batch:
+    """What calls want from peers together; as many as walks go on at once."""
+
+    wanted: set[Digest] = field(default_factory=set)
+    is_done: bool = False
+
+
 class PinnedHoles:
     """Fetches what a pin is to keep and this node lacks. One call at a time asks peers."""
 
@@ -28,6 +37,7 @@ class PinnedHoles:
         self._purged = purged
         self._clock = clock
         self._alone = asyncio.Lock()
+        self._batch = _Batch()  # that is not asked for yet
         self._rest_until_s: dict[str, float] = {}  # by silent peer
 
     def __repr__(self) -> str:
@@ -40,11 +50,24 @@ class PinnedHoles:
         """
         # On behalf of this node, not of a request; to look blobs up is not to use them.
         with hops.serving(hops.NOWHERE), uses.counted_as(Use.LEASE):
-            if any(each.serves_blobs for each in self._pool.upstreams) and self._pool.may_ask():
+            if self._pool.askable_for_blobs():
                 await self._upstreams.find_missing(digests)
-            # One at a time: entries of one pin name the same blobs, which the first call brings.
-            async with self._alone:
-                await self._from_peers(digests)
+            await self._with_others(digests)
+
+    async def _with_others(self, digests: Collection[Digest]) -> None:
+        """Ask peers, one call at a time, for what all calls want that waited for the last one.
+
+        Entries of one pin name the same blobs, and a question costs as much for one entry.
+        """
+        batch = self._batch
+        batch.wanted.update(digests)
+        async with self._alone:
+            if batch.is_done:  # by another call of it
+                return
+            if self._batch is batch:
+                self._batch = _Batch()  # of those that come while peers are asked
+            await self._from_peers(batch.wanted)
+            batch.is_done = True  # where that failed, the next call of the batch tries
 
     async def _from_peers(self, digests: Collection[Digest]) -> None:
         # Looked up again: upstreams or another call may have brought them.

@@ -76,6 +76,11 @@ class UpstreamPool:
             return False
         return not here.passed(self.node_id)
 
+    def askable_for_blobs(self) -> list[Upstream]:
+        """Return the upstreams that serve blobs; none if the request may not go to upstreams."""
+        found = [each for each in self.upstreams if each.serves_blobs]
+        return found if found and self.may_ask() else []
+
     async def missing_everywhere(
         self, digests: Collection[Digest], only: Upstream | None
     ) -> set[Digest]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager
@@ -9,6 +10,7 @@ from dataclasses import dataclass
 
 from federation.core.clock import ManualClock
 from federation.core.digest import Digest, digest_of
+from federation.core.errors import StorageFailed
 from federation.upstream.peer_copies import BlobHolder
 from federation.upstream.pinned_holes import PinnedHoles
 from federation.upstream.pull_through import UpstreamPool
@@ -71,6 +73,58 @@ async def test_many_small_blobs_come_in_one_call_without_upstreams_and_while_off
         await site.holes.bring(digests)
         assert await site.store.find_missing(digests) == {digests[49]}
         assert (peer.store.small_reads, peer.store.reads) == (1, [])
+
+
+def looking_slowly(site: Here) -> asyncio.Event:
+    """Have look-ups here wait until the event is set."""
+    answers, look = asyncio.Event(), site.store.find_missing
+
+    async def slow(digests: Collection[Digest]) -> set[Digest]:
+        await answers.wait()
+        return await look(digests)
+
+    site.store.find_missing = slow  # type: ignore[method-assign]
+    return answers
+
+
+async def test_what_many_entries_lack_is_asked_of_a_peer_together() -> None:
+    peer, blobs = Peer("oslo"), [os.urandom(100) for _ in range(50)]
+    digests = [digest_of(data) for data in blobs]
+    peer.store.blobs.update(zip(digests, blobs, strict=True))
+    async with here(peers=[peer]) as site:
+        answers = looking_slowly(site)
+        calls = [asyncio.ensure_future(site.holes.bring([digest])) for digest in digests]
+        await asyncio.sleep(0)  # the first asks, and the others wait for it together
+        answers.set()
+        await asyncio.gather(*calls)
+        assert await site.store.find_missing(digests) == set()
+        assert (len(peer.asked_as), peer.store.small_reads) == (2, 1)  # one blob is read alone
+        await site.holes.bring([digest_of(b"absent")])
+        assert len(peer.asked_as) == 3, "a batch begins anew"
+
+
+async def test_what_one_call_failed_to_ask_for_is_asked_for_by_the_next_of_its_batch() -> None:
+    peer, blobs = Peer("oslo"), [os.urandom(100) for _ in range(3)]
+    digests = [digest_of(data) for data in blobs]
+    peer.store.blobs.update(zip(digests, blobs, strict=True))
+    async with here(peers=[peer]) as site:
+        answers, look = looking_slowly(site), site.store.find_missing
+        looks = 0
+
+        async def fails_once(wanted: Collection[Digest]) -> set[Digest]:
+            nonlocal looks
+            looks += 1
+            if looks == 2:
+                raise StorageFailed("a disk")
+            return await look(wanted)
+
+        site.store.find_missing = fails_once  # type: ignore[method-assign]
+        calls = [asyncio.ensure_future(site.holes.bring([digest])) for digest in digests]
+        await asyncio.sleep(0)  # the first asks; the others are of one batch
+        answers.set()
+        outcomes = await asyncio.gather(*calls, return_exceptions=True)
+        assert [type(each) for each in outcomes] == [type(None), StorageFailed, type(None)]
+        assert await site.store.find_missing(digests) == set()
 
 
 async def test_purged_blobs_are_not_asked_for() -> None:

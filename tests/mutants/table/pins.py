@@ -181,6 +181,14 @@ PINS = [
         "Each incomplete entry waits for a peer that is down, and the upkeep of pins stands still.",
     ),
     Mutant(
+        "pin-batch-given-up",
+        "federation/upstream/pinned_holes.py",
+        "            if batch.is_done:",
+        "            if self._batch is not batch:",
+        ("tests/upstream/test_pinned_holes.py",),
+        "Where one walk is cancelled, what others lack of the same batch is not asked for.",
+    ),
+    Mutant(
         "expiry-of-another-instance",
         "federation/storage/catalogue/entry_removal.py",
         'f"WHERE kind = ? AND instance = {instances.ID} AND name > ? AND kept = 0 "',
