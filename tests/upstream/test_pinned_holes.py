@@ -111,12 +111,12 @@ async def test_what_one_call_failed_to_ask_for_is_asked_for_by_the_next_of_its_b
         answers, look = looking_slowly(site), site.store.find_missing
         looks = 0
 
-        async def fails_once(wanted: Collection[Digest]) -> set[Digest]:
+        async def fails_once(digests: Collection[Digest]) -> set[Digest]:
             nonlocal looks
             looks += 1
             if looks == 2:
                 raise StorageFailed("a disk")
-            return await look(wanted)
+            return await look(digests)
 
         site.store.find_missing = fails_once  # type: ignore[method-assign]
         calls = [asyncio.ensure_future(site.holes.bring([digest])) for digest in digests]

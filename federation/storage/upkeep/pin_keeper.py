@@ -117,7 +117,8 @@ class PinKeeper(Generic[E]):
             else:
                 upto = min(head, at + _ROWS_AT_ONCE)
                 page = await self._keepings.changed(at, upto)
-                await self._keep(_Live(rows), page, walker, rests=False)
+                for lot in await self._lots(_Live(rows), page):
+                    await self._keep(lot, walker)
             # After the work: if that was interrupted, these rows are looked at again.
             await self._records.set_followed(upto)
 
@@ -134,33 +135,30 @@ class PinKeeper(Generic[E]):
                 await walker.keep_blob(row.id, blob)
         while page := await self._keepings.candidates(after, ENTRIES_AT_ONCE):
             after = page[-1].id
-            await self._keep(new, page, walker, rests=True)
-            if not await self._follow(walker):  # its entries are leased for hours only
-                return  # what was looked at may have changed: the next step begins again
+            for lot in await self._lots(new, page):
+                begun_s = self._clock.monotonic_s()
+                await self._keep(lot, walker)
+                await self._rest(begun_s, 0.0)
+                # Of its entries, too: they are leased for hours only, and to fetch what a whole
+                # page lacks may take as long.
+                if not await self._follow(walker):
+                    return  # what was looked at may have changed: the next step begins again
         await self._records.set_scanned(rows, is_scanned=True)
 
-    async def _keep(
-        self,
-        live: _Live[E],
-        page: Sequence[PinnableEntry[E]],
-        walker: PinWalker[E],
-        *,
-        rests: bool,
-    ) -> None:
+    async def _lots(
+        self, live: _Live[E], page: Sequence[PinnableEntry[E]]
+    ) -> list[list[tuple[int, E]]]:
+        """Return what matches of a page, by as many as are walked at once."""
         found = await asyncio.to_thread(live.found_in, page)
-        left_out = 0
-        for at in range(0, len(found), WALKS_AT_ONCE):
-            begun_s = self._clock.monotonic_s()
-            walks = [walker.keep(*each) for each in found[at : at + WALKS_AT_ONCE]]
-            states = await asyncio.gather(*walks)
-            left_out += sum(state is KeptState.LEFT_OUT for state in states)
-            if rests:
-                await self._rest(begun_s, 0.0)
-        if left_out:
+        return [found[at : at + WALKS_AT_ONCE] for at in range(0, len(found), WALKS_AT_ONCE)]
+
+    async def _keep(self, lot: Sequence[tuple[int, E]], walker: PinWalker[E]) -> None:
+        states = await asyncio.gather(*(walker.keep(*each) for each in lot))
+        if KeptState.LEFT_OUT in states:
             self._complaints.warn(
                 "pins_full",
-                f"{left_out} entries that pins match were not pinned: pins take as much as "
-                "storage.pins-max allows",
+                "entries that pins match were not pinned: pins take as much as storage.pins-max "
+                "allows",
             )
 
     async def _try_again(self, walker: PinWalker[E]) -> None:
@@ -173,6 +171,7 @@ class PinKeeper(Generic[E]):
                 due = [each for each in due if each.state != KeptState.LEFT_OUT]
                 await self._keepings.put_off(waiting)
             await self._look_again(due, walker)
+            await self._follow(walker)  # fetching may have taken long
 
     async def _look_again(self, found: Sequence[Keeping[E]], walker: PinWalker[E]) -> None:
         for each in found:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 
 import pytest
 
@@ -50,6 +50,29 @@ async def test_entries_that_come_during_a_long_look_are_kept_for_a_pin_made_mean
     await site.settle(meanwhile=meanwhile)
     found = (await site.asked.report()).pins
     assert {each.pin.target: each.entries for each in found} == {MAIN: 1, other: 1}
+
+
+@pytest.mark.parametrize("is_first_look", [True, False])
+async def test_entries_that_come_are_kept_before_a_long_look_has_ended(
+    site: PinningSite, is_first_look: bool
+) -> None:
+    absent, new = [digest_of(b"%d" % at) for at in range(40)], digest_of(b"new")
+    await site.index.put([result(b"%d" % at, digest) for at, digest in enumerate(absent)])
+    await of_a_peer(site)
+    if not is_first_look:
+        await site.settle()
+        await site.pass_ms(90_000_000)  # what is incomplete is due again
+    asked: dict[Digest, None] = {}
+
+    async def fetch(digests: Collection[Digest]) -> None:
+        asked.update(dict.fromkeys(digests))
+
+    async def meanwhile() -> None:
+        await site.index.put([result(b"new", new)])
+
+    await site.settle(fetch, meanwhile)
+    assert set(asked) == {*absent, new}
+    assert list(asked)[-1] != new, "what the log told of waited for all others"
 
 
 async def test_nothing_is_kept_for_a_pin_that_is_removed_while_entries_are_looked_at(

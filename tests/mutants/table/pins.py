@@ -79,8 +79,8 @@ PINS = [
     Mutant(
         "pin-later-entries",
         _KEEPER,
-        "                await self._keep(_Live(rows), page, walker, rests=False)",
-        "                pass",
+        "                for lot in await self._lots(_Live(rows), page):",
+        "                for lot in ():",
         _PINNING,
         "What comes after the pin is evicted.",
     ),
@@ -103,8 +103,8 @@ PINS = [
     Mutant(
         "pin-look-goes-on",
         _KEEPER,
-        "            if not await self._follow(walker):",
-        "            if await self._follow(walker) is None:",
+        "                if not await self._follow(walker):",
+        "                if await self._follow(walker) is None:",
         _KEEPING,
         "What changed behind a look, and is in no log any more, is evicted.",
     ),
