@@ -50,6 +50,21 @@ class FailingWork:
             self._reasons[name] = reason
 
 
+class Restarts:
+    """When work that fails is begun again: later each time, until it has run well for a while."""
+
+    def __init__(self) -> None:
+        self.failures = 0  # since it last settled
+
+    def __repr__(self) -> str:
+        return f"<Restarts after {self.failures} failures>"
+
+    def failed(self, ran_s: float) -> float:
+        """Count a failure of work that ran for so long; return the seconds to wait."""
+        self.failures = 1 if ran_s >= _SETTLED_S else self.failures + 1
+        return min(_AGAIN_MAX_S, _AGAIN_FIRST_S * 2.0 ** min(self.failures - 1, 10))
+
+
 async def sleep_unless(event: asyncio.Event, limit_s: float, clock: Clock) -> None:
     """Wait until the event is set, for at most limit_s seconds."""
     waiting = asyncio.ensure_future(event.wait())
@@ -106,18 +121,17 @@ class Background:
         failing: FailingWork,
         let_go: Callable[[], Awaitable[None]],
     ) -> None:
-        failures = 0
+        restarts = Restarts()
         while True:
             begun_s = clock.monotonic_s()
             try:
-                if failures:
+                if restarts.failures:
                     await self._settle(work(), name, clock, failing)
                 else:
                     await work()
             except Exception as error:  # noqa: BLE001 - the outermost loop of all such work
-                # Work that ran well for long starts its count anew, and waits a second only.
-                is_settled = clock.monotonic_s() - begun_s >= _SETTLED_S
-                failures = 1 if is_settled else failures + 1
+                again_in_s = restarts.failed(clock.monotonic_s() - begun_s)
+                failures = restarts.failures
                 # Trouble that has a type of its own (a disk that is away) is known; a traceback
                 # says nothing more about it.
                 known = isinstance(error, FederationError)
@@ -130,7 +144,7 @@ class Background:
                 failing.note(name, None)
                 return
             await self._let_go(let_go, name)
-            await clock.sleep(min(_AGAIN_MAX_S, _AGAIN_FIRST_S * 2 ** min(failures - 1, 10)))
+            await clock.sleep(again_in_s)
 
     async def _settle(
         self, work: Coroutine[Any, Any, None], name: str, clock: Clock, failing: FailingWork

@@ -15,7 +15,7 @@ import structlog
 from federation.core.digest import digest_of
 from federation.core.errors import SourceUnavailable, StorageFailed, StorageFull
 from federation.core.replication_log import Lane, PeerState
-from federation.core.tasks import first_of
+from federation.core.tasks import Restarts, first_of
 from federation.core.window import Window
 from federation.replication.follower import Follower, LogTrimmed
 from federation.replication.reconcile import Reconcile, pages_of_check, pause_of_check
@@ -34,7 +34,6 @@ _log = structlog.get_logger(__name__)
 
 _WATCH_EVERY_S = 0.5
 _MEET_EVERY_TURNS = 20  # of watching
-_AGAIN_FIRST_S, _AGAIN_MAX_S = 1.0, 60.0
 _WINDOW_LOOK_S = 5.0
 _ITSELF_S = 60.0
 FULL_S = 300.0  # without room for any write, until a walk ends
@@ -74,13 +73,14 @@ class PeerRunner:
 
     async def run(self) -> None:
         """Send, and start again after every failure."""
-        delay_s = 0.0
+        restarts = Restarts()
         while True:
+            begun_s = self.session.clock.monotonic_s()
             try:
                 await self._serve()
             except (Resync, LogTrimmed) as error:
                 self._begin_resync(error)
-                delay_s = 0.0
+                restarts = Restarts()
                 continue
             except IsItself:
                 self.state = "itself"
@@ -96,11 +96,11 @@ class PeerRunner:
             except _LOCAL_TROUBLE as error:
                 self.state = "local trouble"
                 _log.warning("replication_waits", peer=self.session.name, reason=str(error))
-                delay_s = min(_AGAIN_MAX_S, max(_AGAIN_FIRST_S, delay_s * 2))
+                delay_s = restarts.failed(self.session.clock.monotonic_s() - begun_s)
             except Exception:  # noqa: BLE001 - the outermost loop; a peer is not given up
                 self.state = "failed"
                 _log.exception("replication_failed", peer=self.session.name)
-                delay_s = min(_AGAIN_MAX_S, max(_AGAIN_FIRST_S, delay_s * 2))
+                delay_s = restarts.failed(self.session.clock.monotonic_s() - begun_s)
             finally:
                 self.followers, self.reconciles = {}, {}
             await self.session.clock.sleep(delay_s)
