@@ -17,6 +17,7 @@ import structlog
 from hypothesis import settings
 from structlog._config import BoundLoggerLazyProxy
 
+from tests.support.environment import clear_proxies
 from tests.support.process import Node, serve
 from tests.support.process_client import Client
 from tests.support.quick import MEMORY, is_quick, no_processes
@@ -32,6 +33,9 @@ _HOW = {
     "heavy": "take minutes, need root, or both: pytest -n 0 -m heavy",
 }
 _LEFT_OUT = pytest.StashKey[Counter[str]]()
+
+# Clients in tests would ask such a proxy for servers on loopback; so would nodes, which inherit it.
+clear_proxies(os.environ)
 
 settings.register_profile("plain", deadline=None)  # a busy machine is slow, not wrong
 settings.load_profile("plain")

@@ -42,13 +42,6 @@ async def serving(
         server.close()
 
 
-@pytest.fixture(autouse=True)
-def _no_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("HTTPS_PROXY", "HTTP_PROXY", "NO_PROXY"):
-        monkeypatch.delenv(name, raising=False)
-        monkeypatch.delenv(name.lower(), raising=False)
-
-
 async def fetch(port: int, scheme: str = "http", server_cert: Path | None = None) -> bytes:
     return await fetch_jwks(f"{scheme}://127.0.0.1:{port}/jwks", server_cert, 1000)
 

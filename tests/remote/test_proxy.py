@@ -20,15 +20,14 @@ from federation.remote.methods import CAPABILITIES
 from federation.remote.one_call import call_once, fetch_certificate
 from federation.remote.settings import RemoteSettings
 from tests.support.certificates import self_signed
+from tests.support.environment import clear_proxies
 
-NAMES = ("HTTPS_PROXY", "HTTP_PROXY", "NO_PROXY", "ALL_PROXY", "GRPC_PROXY", "NO_GRPC_PROXY")
 
-
-@pytest.fixture(autouse=True)
-def _no_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in NAMES:
-        monkeypatch.delenv(name, raising=False)
-        monkeypatch.delenv(name.lower(), raising=False)
+def test_tests_go_through_no_proxy_of_whoever_runs_them() -> None:
+    environment = dict.fromkeys(["HTTPS_PROXY", "http_proxy", "grpc_proxy", "NO_PROXY"], "p:1")
+    environment["HOME"] = "/"
+    clear_proxies(environment)
+    assert environment == {"HOME": "/"}
 
 
 @pytest.mark.parametrize(
