@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from datetime import UTC, datetime
+from urllib.parse import urlsplit
 from xml.etree import ElementTree as ET
 
 import aiohttp
@@ -15,6 +16,7 @@ import structlog
 from federation.config.storage import ObjectsConfig
 from federation.core.clock import Clock
 from federation.core.errors import SourceUnavailable, StorageRefused
+from federation.core.http_proxy import proxy_for
 from federation.storage.shared.credentials import BucketKey, key_of_environment, read_key
 from federation.storage.shared.signing import signed_headers
 
@@ -55,11 +57,13 @@ async def _ask(settings: ObjectsConfig, key: BucketKey, clock: Clock) -> tuple[i
     query = {"lifecycle": ""}
     now = datetime.fromtimestamp(clock.wall_s(), UTC)
     headers = signed_headers(url, query, settings.region, key, now)
+    parts = urlsplit(url)
+    proxy = proxy_for(parts.netloc, tls=parts.scheme == "https")  # as obstore's own requests
     limit = aiohttp.ClientTimeout(total=_LIMIT_S)
     try:
         async with (
             aiohttp.ClientSession(timeout=limit) as session,
-            session.get(url, params=query, headers=headers) as answer,
+            session.get(url, params=query, headers=headers, proxy=proxy) as answer,
         ):
             return answer.status, await _start_of(answer)
     except (aiohttp.ClientError, TimeoutError) as error:

@@ -1,11 +1,14 @@
 """A bucket whose rules delete a site's objects is recognised; see also the signature's example."""
 
+import asyncio
 from datetime import UTC, datetime
 
 import pytest
 
+from federation.config.storage import ObjectsConfig
+from federation.core.clock import ManualClock
 from federation.core.errors import StorageRefused
-from federation.storage.shared.bucket_rules import expiry_rule
+from federation.storage.shared.bucket_rules import expiry_rule, refuse_expiry
 from federation.storage.shared.credentials import BucketKey
 from federation.storage.shared.signing import signed_headers
 
@@ -59,6 +62,26 @@ def test_a_rule_that_deletes_nothing_of_the_site_is_none(rule: str) -> None:
 def test_rules_that_cannot_be_read_are_no_reason_to_begin() -> None:
     with pytest.raises(StorageRefused):
         expiry_rule(b"<html>", "site-1/")
+
+
+async def test_the_rules_are_asked_for_through_the_proxy_of_the_environment(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    heard: list[bytes] = []
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        heard.append(await reader.readline())
+        writer.write(b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n")
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as proxy:
+        port = proxy.sockets[0].getsockname()[1]
+        monkeypatch.setenv("HTTP_PROXY", f"http://127.0.0.1:{port}")
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "a")
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "b")
+        settings = ObjectsConfig(bucket="builds", endpoint="http://bucket.example.com:9000")
+        await refuse_expiry(settings, ManualClock())
+    assert heard == [b"GET http://bucket.example.com:9000/builds?lifecycle= HTTP/1.1\r\n"]
 
 
 def test_a_request_is_signed_as_in_the_example_of_the_manual_of_s3() -> None:
