@@ -62,4 +62,4 @@ def test_a_large_write_is_made_in_short_steps(
         patched.setattr(os, "write", write_some)
         blob_files.write_whole(file.fileno(), DATA)
     assert (tmp_path / "new").read_bytes() == DATA
-    assert max(steps) == 256 * 1024
+    assert max(steps) == 64 * 1024
