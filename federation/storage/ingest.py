@@ -182,6 +182,15 @@ class LocalIngest:
         if seals:
             self._seal()
 
+    def hash_with(self, hasher: Hasher) -> None:
+        """Have this hasher take what comes, instead of one of the digest's function alone.
+
+        It has to give the same hash. To be called before the first append; small blobs are hashed
+        as they are anyway.
+        """
+        assert not self._received_bytes
+        self._hasher = hasher
+
     def sync_at_commit(self) -> None:
         """Have commit() make the file durable, so that no append() waits for the disk.
 

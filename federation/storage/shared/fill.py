@@ -1,9 +1,10 @@
 """Brings one large blob from the bucket into the cache, while any number of readers follow.
 
-Each part is verified before readers see it; the last one waits until the whole blob was compared
-with its digest. So no read of wrong bytes ever ends well, and no reader waits for the whole blob.
-Parts are hashed for the digest and stored behind that: readers that keep up are given them from
-memory meanwhile, so they wait neither for the disk nor for a thread; others read the growing file.
+Each part is verified before readers see it. Where the hashes of the parts do not prove the whole
+(part_hashes.py), the last one also waits until all were hashed for the digest. So no read of wrong
+bytes ever ends well, and no reader waits for the whole blob. Parts are stored behind that: readers
+that keep up are given them from memory meanwhile, so they wait neither for the disk nor for a
+thread; others read the growing file.
 """
 
 from __future__ import annotations
@@ -21,9 +22,11 @@ from federation.core.errors import (
     FederationError,
     SourceUnavailable,
 )
-from federation.core.store import Growing, Ingest
+from federation.core.store import Growing
+from federation.storage.ingest import LocalIngest
 from federation.storage.shared.catalogue.rows import BlobAt
 from federation.storage.shared.naming import PART_BYTES, part_count
+from federation.storage.shared.part_hashes import PartProof, prove_whole
 from federation.storage.shared.parts import PartDamaged, fetch_part
 from federation.storage.shared.site_context import SiteContext
 
@@ -39,11 +42,16 @@ class CacheTrouble(Exception):
 class BucketFill:
     """The one copy of a blob under way. Readers call wait_beyond() and read()."""
 
-    def __init__(self, core: SiteContext, digest: Digest, at: BlobAt, ingest: Ingest) -> None:
+    def __init__(self, core: SiteContext, digest: Digest, at: BlobAt, ingest: LocalIngest) -> None:
+        """ingest: one of the cache that was given nothing yet."""
         self._core = core
         self._digest = digest
         self._at = at
         self._ingest = ingest
+        self._proof: PartProof | None = None  # None: the whole has to be hashed
+        if prove_whole(at.parts, digest.size_bytes):
+            self._proof = PartProof(digest)
+            ingest.hash_with(self._proof)
         self._growing: Growing | None = None
         self._held: deque[memoryview] = deque()  # parts that came and are not stored yet
         self._stored_bytes = 0  # where the first of them begins
@@ -134,7 +142,7 @@ class BucketFill:
                 self._let_go()
 
     async def _fetch_all(self, count: int, came: asyncio.Queue[memoryview]) -> None:
-        """Fetch the parts, several at once, and show them in order, all but the last one.
+        """Fetch the parts, several at once, and show them in order; see _show_last() for the last.
 
         Raises SourceUnavailable, PartDamaged, CacheTrouble.
         """
@@ -147,11 +155,14 @@ class BucketFill:
                 while begun < min(count, part + _AHEAD_PARTS):
                     ahead.append(asyncio.ensure_future(self._fetch(begun)))
                     begun += 1
-                self._held.append(await ahead[0])
+                data = await ahead[0]
                 ahead.popleft()
-                if part < count - 1:
-                    self._move(added_bytes=len(self._held[-1]))
-                await came.put(self._held[-1])
+                self._held.append(data)
+                if self._proof is not None:
+                    self._proof.verified(data)
+                if self._proof is not None or part < count - 1:
+                    self._move(added_bytes=len(data))
+                await came.put(data)
         finally:
             await self._drop(ahead)
 
@@ -172,11 +183,12 @@ class BucketFill:
                 self._core.fetching.release()
 
     async def _store_all(self, count: int, came: asyncio.Queue[memoryview]) -> None:
-        """Store the parts in order, and show the last one. Raises CacheTrouble, DigestMismatch."""
+        """Store the parts in order. Raises CacheTrouble, DigestMismatch."""
         try:
             for part in range(count):
-                on_hashed = self._show_last if part == count - 1 else None
-                await self._ingest.append(await came.get(), on_hashed)
+                shows_last = self._proof is None and part == count - 1
+                data = await came.get()
+                await self._ingest.append(data, self._show_last if shows_last else None)
                 if self._growing is None:
                     self._growing = await self._ingest.open_growing()
                 self._stored_bytes += self._let_go()
@@ -186,7 +198,7 @@ class BucketFill:
             raise CacheTrouble(str(error)) from error
 
     def _show_last(self) -> None:
-        """Show the last part, if the whole is right. Raises DigestMismatch."""
+        """Show the last part, if the whole that was hashed is right. Raises DigestMismatch."""
         self._ingest.verify()
         self._move(added_bytes=self._digest.size_bytes - self.available_bytes)
 

@@ -11,13 +11,10 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-import blake3
-
 from federation.core.digest import IMPLEMENTATIONS, Digest
 from federation.storage.shared.catalogue.rows import BlobObject
 
 PART_BYTES = 8 * 1024 * 1024
-PART_HASH_BYTES = 32
 SLICES = 256  # prefixes that a bucket is listed by
 
 _FUNCTIONS = {each.suffix: function for function, each in IMPLEMENTATIONS.items()}
@@ -70,13 +67,3 @@ def parse(name: str) -> ObjectName | None:
     _, raw_hash, suffix, size, attempt, part = match.groups()
     digest = Digest(bytes.fromhex(raw_hash), int(size), _FUNCTIONS[suffix])
     return ObjectName(BlobObject(digest, bytes.fromhex(attempt)), int(part))
-
-
-def hash_part(data: bytes | memoryview) -> bytes:
-    """Return the hash that the catalogue keeps of a part."""
-    return blake3.blake3(data).digest()
-
-
-def part_hash(hashes: bytes, part: int) -> bytes:
-    """Return a part's hash from those of all parts, one behind the other."""
-    return hashes[part * PART_HASH_BYTES : (part + 1) * PART_HASH_BYTES]

@@ -15,7 +15,6 @@ from federation.core.store import Growing, Ingest
 from federation.storage.shared.catalogue.rows import BlobObject
 from federation.storage.shared.naming import (
     PART_BYTES,
-    hash_part,
     part_bytes,
     part_count,
     part_name,
@@ -36,7 +35,7 @@ class PartSender:
         self._core = core
         self._spool = spool
         self._growing: Growing | None = None
-        self._hashes = [b""] * part_count(digest.size_bytes)
+        self._parts = part_count(digest.size_bytes)
         self._ready = 0  # parts that are whole in the spool
         self._begun = 0
         self._sent = 0
@@ -45,7 +44,7 @@ class PartSender:
         self._failure: Exception | None = None
 
     def __repr__(self) -> str:
-        return f"<PartSender {self.upload.digest} {self._sent} of {len(self._hashes)}>"
+        return f"<PartSender {self.upload.digest} {self._sent} of {self._parts}>"
 
     async def came(self, received_bytes: int) -> None:
         """Send what is whole now; waits while the bucket is far behind the client.
@@ -53,7 +52,7 @@ class PartSender:
         Raises SourceUnavailable as soon as a part could not be sent.
         """
         is_last = received_bytes == self.upload.digest.size_bytes
-        self._ready = len(self._hashes) if is_last else received_bytes // PART_BYTES
+        self._ready = self._parts if is_last else received_bytes // PART_BYTES
         await self._open()
         self._start()
         async with self._moved:
@@ -63,9 +62,9 @@ class PartSender:
         if self._failure is not None:
             raise self._failure
 
-    async def finish(self) -> bytes:
-        """Send the rest; return the hashes of all parts. Raises SourceUnavailable."""
-        self._ready = len(self._hashes)
+    async def finish(self) -> None:
+        """Send the rest. Raises SourceUnavailable."""
+        self._ready = self._parts
         await self._open()
         self._start()
         while self._tasks and self._failure is None:
@@ -73,7 +72,6 @@ class PartSender:
         if self._failure is not None:
             raise self._failure
         await self._let_go()
-        return b"".join(self._hashes)
 
     async def drop(self) -> None:
         """Stop, and delete what was sent; what cannot be deleted is swept later."""
@@ -111,7 +109,6 @@ class PartSender:
             await self._core.marker.check_or_fail()
             async with self._core.sending:
                 data = await self._read(part)
-                self._hashes[part] = await asyncio.to_thread(hash_part, data)
                 await self._core.bucket.put(part_name(self.upload, part), data)
         except Exception as error:  # noqa: BLE001 - raised by came() or finish()
             self._failure = self._failure or error

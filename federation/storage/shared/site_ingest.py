@@ -21,6 +21,7 @@ from federation.core.provenance import Provenance, Source
 from federation.core.store import Growing, Ingest, Piece
 from federation.storage.ingest_steps import commit_whole
 from federation.storage.shared.catalogue.rows import Insertion, NewBlob
+from federation.storage.shared.part_hashes import PartHasher
 from federation.storage.shared.part_sender import PartSender
 from federation.storage.shared.site_context import SiteContext
 
@@ -39,12 +40,22 @@ class SiteIngest:
     """
 
     def __init__(
-        self, core: SiteContext, spool: Ingest, provenance: Provenance, *, is_sized: bool
+        self,
+        core: SiteContext,
+        spool: Ingest,
+        hasher: PartHasher,
+        provenance: Provenance,
+        *,
+        is_sized: bool,
     ) -> None:
-        """is_sized: the digest is known already. Otherwise the parts are sent at the end."""
+        """hasher: takes what the spool is given.
+
+        is_sized: the digest is known already. Otherwise the parts are sent at the end.
+        """
         self.provenance = provenance
         self._core = core
         self._spool = spool
+        self._hasher = hasher
         self._small: bytearray | None = bytearray()
         self._is_sized = is_sized
         self._sender: PartSender | None = None
@@ -124,9 +135,10 @@ class SiteIngest:
         if self._small is not None:
             return NewBlob(self.digest, bytes(self._small), provenance=self.provenance)
         sender = self._sending()
-        hashes = await sender.finish()
+        await sender.finish()
         if self._age_s() > _LONGEST_S:
             raise StorageFailed("the upload took more than a day; send it again")
+        hashes = self._hasher.hashes()
         return NewBlob(self.digest, None, sender.upload.attempt, hashes, self.provenance)
 
     def _age_s(self) -> float:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, suppress
 from types import TracebackType
 
 from federation.core import uses
-from federation.core.digest import Digest, new_hasher
+from federation.core.digest import Digest
 from federation.core.errors import (
     BlobDamaged,
     BlobNotFound,
@@ -24,7 +23,8 @@ from federation.storage.shared.catalogue.rows import BlobAt
 from federation.storage.shared.fill import BucketFill, CacheTrouble
 from federation.storage.shared.fills import Fills
 from federation.storage.shared.naming import PART_BYTES
-from federation.storage.shared.parts import PartDamaged, fetch_part
+from federation.storage.shared.part_hashes import prove_whole
+from federation.storage.shared.parts import PartDamaged, WholeHash, fetch_part
 from federation.storage.shared.site_context import SiteContext
 from federation.storage.verification import check_inline
 
@@ -172,25 +172,31 @@ class SiteReading:
     async def _direct(self, at: BlobAt, part: memoryview | None) -> AsyncGenerator[bytes, None]:
         """Yield the rest part by part; part: the one at the offset, if it was fetched already.
 
-        Who reads the whole blob gets the last part after the whole was verified, too.
+        Whoever reads the whole of a blob that its parts do not prove gets the last part after the
+        whole was compared, too.
         """
         is_whole = self._offset == 0 and self._end == self._digest.size_bytes
-        hasher = new_hasher(self._digest.function) if is_whole else None
+        hashes_whole = is_whole and not prove_whole(at.parts, self._digest.size_bytes)
+        whole = WholeHash(self._digest) if hashes_whole else None
         while self._offset < self._end:
             data = await self._part(at) if part is None else part
             part = None
             start = self._offset - self._offset % PART_BYTES
-            if hasher is not None:
-                await asyncio.to_thread(hasher.update, data)
-                is_last = start + len(data) == self._end
-                if is_last and hasher.digest() != self._digest.hash:
-                    raise await self._damaged(at, "its objects together do not match its digest")
+            if whole is not None:
+                await self._compare(whole, data, at)
             while self._offset < min(self._end, start + len(data)):
                 from_byte = self._offset - start
                 chunk = bytes(data[from_byte : from_byte + self._step()])
                 self._offset += len(chunk)
                 await self._check_purged()
                 yield chunk
+
+    async def _compare(self, whole: WholeHash, data: memoryview, at: BlobAt) -> None:
+        """Raises BlobDamaged: the whole is not what the digest names."""
+        try:
+            await whole.take(data)
+        except PartDamaged as damage:
+            raise await self._damaged(at, str(damage)) from damage
 
     async def _check_purged(self) -> None:
         """Raise BlobNotFound if the blob was purged since this reading began."""

@@ -7,7 +7,9 @@ from collections.abc import AsyncIterable
 from federation.core.digest import Digest, DigestFunction
 from federation.core.errors import BlobTooLarge, StorageFull
 from federation.core.provenance import Provenance
+from federation.storage.ingest import LocalIngest
 from federation.storage.ingest_steps import take_all
+from federation.storage.shared.part_hashes import PartHasher
 from federation.storage.shared.site_context import FROM_SITE, SiteContext
 from federation.storage.shared.site_ingest import SiteIngest
 from federation.storage.shared.site_presence import SitePresence
@@ -25,7 +27,7 @@ class SiteReceiver:
         self._check_room(digest)
         spool = self._core.cache.begin(digest, provenance=FROM_SITE)
         spool.sync_at_commit()  # the bucket makes the blob durable, the cache keeps a copy later
-        return SiteIngest(self._core, spool, provenance, is_sized=True)
+        return self._into(spool, digest.function, provenance, is_sized=True)
 
     def begin_unsized(
         self,
@@ -39,7 +41,19 @@ class SiteReceiver:
         spool = self._core.cache.begin_unsized(
             function, raw_hash, announced_bytes=announced_bytes, provenance=FROM_SITE
         )
-        return SiteIngest(self._core, spool, provenance, is_sized=False)
+        return self._into(spool, function, provenance, is_sized=False)
+
+    def _into(
+        self,
+        spool: LocalIngest,
+        function: DigestFunction,
+        provenance: Provenance,
+        *,
+        is_sized: bool,
+    ) -> SiteIngest:
+        hasher = PartHasher(function)
+        spool.hash_with(hasher)
+        return SiteIngest(self._core, spool, hasher, provenance, is_sized=is_sized)
 
     async def write(
         self, digest: Digest, chunks: AsyncIterable[bytes], provenance: Provenance

@@ -12,9 +12,7 @@ from federation.core.errors import SourceUnavailable
 from federation.core.uses import Use
 from federation.storage.blob_files import Damage
 from federation.storage.catalogue.blobs import key_of
-from federation.storage.shared.catalogue.rows import BlobAt
-from federation.storage.shared.naming import part_count
-from federation.storage.shared.parts import PartDamaged, fetch_part
+from federation.storage.shared.parts import PartDamaged, fetch_whole
 from federation.storage.shared.site_context import SiteContext
 from federation.storage.verification import check_inline
 
@@ -65,9 +63,5 @@ class SuspectBlobs:
         if at.attempt is None:
             check_inline(digest, at.data or b"")
         else:
-            await self._verify_parts(digest, at)
-
-    async def _verify_parts(self, digest: Digest, at: BlobAt) -> None:
-        for part in range(part_count(at.size_bytes)):
-            async with self._core.fetching:
-                await fetch_part(self._core.bucket, digest, at, part)
+            async for _ in fetch_whole(self._core.bucket, digest, at, self._core.fetching):
+                continue

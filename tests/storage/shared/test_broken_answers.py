@@ -18,8 +18,8 @@ from federation.core.errors import SourceUnavailable
 from federation.observability.metrics import Metrics
 from federation.storage.shared.catalogue.rows import BlobAt
 from federation.storage.shared.credentials import BucketKey
-from federation.storage.shared.naming import hash_part
 from federation.storage.shared.objects import ObjectBucket
+from federation.storage.shared.part_hashes import hash_part
 from federation.storage.shared.parts import PartDamaged, fetch_part
 
 DATA = b"right" * 20_000

@@ -20,6 +20,7 @@ from federation.core.errors import (
     StorageFailed,
     StorageFull,
 )
+from federation.storage.ingest import GrowingFile
 from federation.storage.shared.naming import PART_BYTES, part_count
 from federation.storage.shared.storage import SharedStorage
 from tests.storage.conftest import until
@@ -259,6 +260,26 @@ async def test_d05_a_blob_whose_object_is_wrong_is_missing_from_then_on(
     assert await one.find_missing([digest, fine]) == {digest}
     assert await one.write(digest, pieces(data)), "it can come again"
     assert await read(other, digest) == data
+
+
+async def test_d05_what_a_spool_gives_back_wrong_is_found_by_a_read_of_its_part_alone(
+    nodes: list[SharedStorage], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The row has hashes of the bytes that came, and not of those that were sent to the bucket."""
+    one, other = nodes
+    digest, data = fresh(SIZE)
+    read_back = GrowingFile.read
+
+    async def read_wrong(file: GrowingFile, offset: int, size_bytes: int) -> bytes:
+        found = await read_back(file, offset, size_bytes)
+        return found if offset else bytes([found[0] ^ 1]) + found[1:]
+
+    with monkeypatch.context() as patched:
+        patched.setattr(GrowingFile, "read", read_wrong)
+        assert await one.write(digest, pieces(data))
+    assert await read(other, digest, offset=PART_BYTES, limit=10) == data[PART_BYTES:][:10]
+    with pytest.raises(BlobNotFound):
+        await read(other, digest, offset=10, limit=10)
 
 
 async def test_d06_no_blob_is_set_aside_while_the_bucket_itself_is_another_one(

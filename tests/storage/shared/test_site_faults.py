@@ -17,7 +17,8 @@ from federation.core.errors import (
     SourceUnavailable,
     StorageRefused,
 )
-from federation.storage.shared.naming import PART_BYTES, hash_part
+from federation.storage.shared.naming import PART_BYTES
+from federation.storage.shared.part_hashes import hash_part
 from federation.storage.shared.storage import SharedStorage
 from federation.storage.shared.suspect_blobs import SuspectBlobs
 from tests.storage.conftest import until
@@ -246,7 +247,7 @@ async def test_d05_a_suspected_bucket_is_trusted_again_once_the_suspects_are_rig
 async def test_d05_a_blob_of_other_bytes_whose_parts_seem_right_is_never_read_to_its_end(
     site: TestSite, tmp_path: Path
 ) -> None:
-    """A part has the hash of what the node that took it read back from its own disk."""
+    """In a row of an earlier version: the hashes are of what the node read back from its spool."""
     digest, data = fresh(PART_BYTES + KIB)
     async with site.node(tmp_path / "one") as one:
         await one.write(digest, pieces(data))
@@ -254,7 +255,7 @@ async def test_d05_a_blob_of_other_bytes_whose_parts_seem_right_is_never_read_to
     changed = bytes([data[0] ^ 1]) + data[1:PART_BYTES]
     obstore.put(site.servers.bucket.store(BUCKET, site.prefix), name, changed)
     hashed = f"'\\x{hash_part(changed).hex()}'::bytea"
-    site.sql(f"UPDATE blob SET parts = {hashed} || substr(parts, 33)")
+    site.sql(f"UPDATE blob SET parts = {hashed} || substr(parts, 33, 32)")
     async with site.node(tmp_path / "other", cache=4 * 2**20) as past_its_cache:
         async with past_its_cache.open_read(digest) as chunks:
             begun = aiter(chunks)

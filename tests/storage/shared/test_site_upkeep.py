@@ -19,6 +19,7 @@ from federation.core.replication_log import PeerRecord, PeerState
 from federation.core.uses import Use, counted_as
 from federation.storage.shared.catalogue.rows import BlobObject, Lead, SiteRole
 from federation.storage.shared.naming import PART_BYTES, part_names
+from federation.storage.shared.part_hashes import hash_part
 from federation.storage.shared.storage import SharedStorage
 from federation.storage.shared.upkeep.bucket_check import BucketCheck
 from federation.storage.shared.upkeep.bucket_sweep import BucketSweep
@@ -205,6 +206,27 @@ async def test_d05_the_scrub_finds_what_nobody_reads(site: TestSite, tmp_path: P
 
         async def found() -> bool:
             return await node.find_missing([digest for digest, _ in blobs]) == {spoilt}
+
+        await until(found)
+        step.cancel()
+
+
+async def test_d05_the_scrub_compares_the_whole_with_its_digest(
+    site: TestSite, tmp_path: Path
+) -> None:
+    """Even where the row says that its hashes prove the whole: somebody may be wrong about that."""
+    digest, data = fresh(100 * KIB)
+    other = bytes([data[0] ^ 1]) + data[1:]
+    async with site.node(tmp_path / "data", scrub={"rate": "1G"}) as node:
+        await node.write(digest, pieces(data))
+        (name,) = site.objects()
+        obstore.put(site.servers.bucket.store(BUCKET, site.prefix), name, other)
+        hashed = f"'\\x{hash_part(other).hex()}'::bytea"
+        site.sql(f"UPDATE blob SET parts = {hashed} || substr(parts, 33)")
+        step = asyncio.ensure_future(SiteScrub(node.core, after=b"").step())
+
+        async def found() -> bool:
+            return await node.find_missing([digest]) == {digest}
 
         await until(found)
         step.cancel()

@@ -21,7 +21,7 @@ class NewBlob(NamedTuple):
     digest: Digest
     data: bytes | None  # None: the bytes are in the object of this attempt
     attempt: bytes = b""  # random, 8 bytes: part of the object's name
-    parts: bytes = b""  # BLAKE3 hashes of the object's parts, 32 bytes each
+    parts: bytes = b""  # hashes of the object's parts: see part_hashes.py
     provenance: Provenance = FROM_CLIENT
 
 

@@ -1,7 +1,8 @@
 """Reads objects of the bucket in the background, and sets blobs aside whose objects are wrong.
 
 Disks forget, and so do people with access to the bucket. A blob that is found missing here is
-missing for everybody before a build relies on it.
+missing for everybody before a build relies on it. Each blob is compared with its digest, whatever
+its row says about its parts.
 """
 
 from __future__ import annotations
@@ -14,8 +15,7 @@ from federation.core.digest import HASH_BYTES
 from federation.core.errors import SourceUnavailable
 from federation.storage.catalogue.blobs import digest_of_key
 from federation.storage.shared.catalogue.rows import BlobAt
-from federation.storage.shared.naming import part_count
-from federation.storage.shared.parts import PartDamaged, fetch_part
+from federation.storage.shared.parts import PartDamaged, fetch_whole
 from federation.storage.shared.site_context import SiteContext
 
 _log = structlog.get_logger(__name__)
@@ -49,9 +49,7 @@ class SiteScrub:
     async def _verify(self, key: bytes, at: BlobAt, rate: int) -> None:
         digest = digest_of_key(key, at.size_bytes)
         try:
-            for part in range(part_count(at.size_bytes)):
-                async with self._core.fetching:
-                    data = await fetch_part(self._core.bucket, digest, at, part)
+            async for data in fetch_whole(self._core.bucket, digest, at, self._core.fetching):
                 self._core.metrics.bucket.scrubbed_bytes.inc(len(data))
                 await self._core.clock.sleep(len(data) / rate)
         except PartDamaged as damage:
