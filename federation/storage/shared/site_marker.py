@@ -13,10 +13,14 @@ import json
 from collections.abc import Awaitable, Callable
 from typing import NamedTuple
 
+import structlog
+
 from federation.core.errors import SourceUnavailable, StorageRefused
 from federation.storage.shared.catalogue.site_catalogue import SiteCatalogue
 from federation.storage.shared.catalogue.site_watch import read_site
 from federation.storage.shared.objects import MARKER, ObjectBucket
+
+_log = structlog.get_logger(__name__)
 
 
 class MarkerFacts(NamedTuple):
@@ -27,11 +31,13 @@ class MarkerFacts(NamedTuple):
     head: int
     row: str = ""  # LogReader.fingerprint(head); empty: not known
     is_checking: bool = False  # an older catalogue was put back, and not every object was looked at
+    lease_s: float | None = None  # of the node that wrote this; None: it did not say
 
     def encode(self) -> bytes:
         """Return the object's bytes."""
         facts = {"site": self.site, "log-epoch": self.log_epoch, "head": self.head}
-        return json.dumps({**facts, "row": self.row, "checking": self.is_checking}).encode()
+        more = {"row": self.row, "checking": self.is_checking, "lease-s": self.lease_s}
+        return json.dumps(facts | more).encode()
 
     @classmethod
     def decode(cls, data: bytes) -> MarkerFacts:
@@ -44,6 +50,7 @@ class MarkerFacts(NamedTuple):
                 int(facts["head"]),
                 str(facts.get("row", "")),
                 facts.get("checking") is True,
+                lease_s if isinstance(lease_s := facts.get("lease-s"), int | float) else None,
             )
         except (ValueError, KeyError, TypeError, AttributeError):
             raise StorageRefused(
@@ -95,6 +102,14 @@ class SiteMarker:
                 f"the bucket belongs to the site {named.site}, and the catalogue to "
                 f"{self._catalogue.site_id}: give each site a prefix of its own"
             )
+        elif named.lease_s not in {None, self._catalogue.settings.lease_s}:
+            _log.warning(
+                "lease_differs",
+                here_s=self._catalogue.settings.lease_s,
+                site_s=named.lease_s,
+                do="set storage.lease to one value at all nodes and restart them: each evicts what "
+                "others have promised, after its own",
+            )
 
     async def check_or_fail(self) -> None:
         """Do what check() does, for uploads. Raises only SourceUnavailable."""
@@ -132,7 +147,14 @@ class SiteMarker:
         row = await read_site(catalogue.connections)
         durable = await catalogue.flusher.flush()  # rows that a crash takes are no older catalogue
         last = await catalogue.log.fingerprint(durable.seq) or ""
-        facts = MarkerFacts(catalogue.site_id, row.log_epoch, durable.seq, last, is_checking)
+        facts = MarkerFacts(
+            catalogue.site_id,
+            row.log_epoch,
+            durable.seq,
+            last,
+            is_checking,
+            catalogue.settings.lease_s,
+        )
         await self._bucket.put(MARKER, facts.encode())
         self._last = facts
 
