@@ -9,7 +9,7 @@ from federation.core.digest import Digest, new_hasher
 from federation.core.errors import BlobDamaged
 from federation.storage.shared.catalogue.rows import BlobAt, BlobObject
 from federation.storage.shared.naming import part_bytes, part_count, part_name
-from federation.storage.shared.objects import ObjectBucket
+from federation.storage.shared.objects import MARKER, ObjectBucket
 from federation.storage.shared.part_hashes import hash_part, part_hash
 
 
@@ -86,3 +86,11 @@ class VerifiedObjects:
                 yield bytes(data)
         except PartDamaged as damage:
             raise BlobDamaged(digest, str(damage)) from damage
+
+    async def get_marker(self) -> bytes | None:
+        """See ObjectReader."""
+        return await self._bucket.get_marker()
+
+    async def put_marker(self, data: bytes) -> None:
+        """See ObjectReader."""
+        await self._bucket.put(MARKER, data)

@@ -40,6 +40,12 @@ class Bucket:
             raise SourceUnavailable("bucket", "away")
         yield self._blobs[digest]
 
+    async def get_marker(self) -> bytes | None:
+        return None
+
+    async def put_marker(self, data: bytes) -> None:
+        assert b'"checking": true' in data
+
 
 def operations(
     database: SiteDatabase, tmp_path: Path, *objects: bytes, quota: int = 10**6

@@ -13,12 +13,15 @@ import obstore
 import pytest
 from structlog.testing import capture_logs
 
+from federation.config.model import StorageConfig
 from federation.core.digest import Digest
 from federation.core.errors import SourceUnavailable, StorageRefused
 from federation.core.replication_log import PeerRecord, PeerState
 from federation.core.uses import Use, counted_as
+from federation.storage.shared.admin.operations import SiteOperations
 from federation.storage.shared.catalogue.rows import BlobObject, Lead, SiteRole
 from federation.storage.shared.naming import PART_BYTES, part_names
+from federation.storage.shared.opening import operations_on_site
 from federation.storage.shared.part_hashes import hash_part
 from federation.storage.shared.storage import SharedStorage
 from federation.storage.shared.upkeep.bucket_check import BucketCheck
@@ -368,6 +371,35 @@ async def test_a_pause_after_a_crash_begins_before_room_is_needed(
     site.sql("UPDATE incarnation SET token = gen_random_uuid()")
     await eviction.trim_log(lead)
     assert site.sql("SELECT hold_ms > now_ms FROM clock") == [(True,)]
+
+
+def commands(site: TestSite, data_dir: Path) -> SiteOperations:
+    return operations_on_site(data_dir, StorageConfig.model_validate(site.keys()))
+
+
+async def test_a_copy_of_a_site_gets_an_id_and_is_served_from_a_bucket_of_its_own(
+    site: TestSite, tmp_path: Path
+) -> None:
+    (digest, data), (gone, gone_data) = fresh(100 * KIB), fresh(100 * KIB)
+    async with site.node(tmp_path / "a") as node:
+        await node.write(digest, pieces(data))
+        await node.write(gone, pieces(gone_data))
+    copy = site.copy()
+    with pytest.raises(StorageRefused, match="of their own"):
+        await asyncio.to_thread(commands(copy, tmp_path).new_id)
+    copy.prefix = site.servers.bucket.new_prefix()
+    (name,) = [each for each in site.objects() if digest.hash_hex in each]
+    found = obstore.get(site.servers.bucket.store(BUCKET, site.prefix), name)
+    obstore.put(site.servers.bucket.store(BUCKET, copy.prefix), name, found.bytes().to_bytes())
+    made = await asyncio.to_thread(commands(copy, tmp_path).new_id)
+    async with copy.node(tmp_path / "b") as node:
+        assert node.node_id == made.now != made.before
+        assert await read(node, digest) == data
+
+        async def missing() -> bool:
+            return await node.find_missing([digest, gone]) == {gone}
+
+        await until(missing, within_s=_MARKED_S)
 
 
 async def test_d07_a_check_that_was_interrupted_is_done_by_the_next_lead(

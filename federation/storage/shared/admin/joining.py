@@ -26,10 +26,18 @@ _CONNECTIONS_MAX = 2
 
 
 class ObjectReader(Protocol):
-    """Reads blobs of the bucket for a command."""
+    """Reads blobs of the bucket for a command. All methods raise SourceUnavailable."""
 
     def parts(self, digest: Digest, at: BlobAt) -> Chunks:
-        """Yield a blob's bytes, each part verified. Raises SourceUnavailable, BlobDamaged."""
+        """Yield a blob's bytes, each part verified. Raises BlobDamaged."""
+        ...
+
+    async def get_marker(self) -> bytes | None:
+        """Return what site.json says; None: there is none."""
+        ...
+
+    async def put_marker(self, data: bytes) -> None:
+        """Write site.json."""
         ...
 
 

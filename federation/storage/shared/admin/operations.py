@@ -112,8 +112,13 @@ class SiteOperations(Operations):
         raise StorageRefused(_BY_THEIR_OWN)
 
     def new_id(self) -> NewId:
-        """See Operations."""
-        return ask(self._place, new_site_id)
+        """See Operations. The bucket is that of the copy."""
+
+        async def work(catalogue: SiteCatalogue) -> NewId:
+            async with self._place.open_objects() as objects:
+                return await new_site_id(catalogue, objects)
+
+        return ask(self._place, work)
 
     def peers(self) -> list[KnownPeer]:
         """See Operations."""
