@@ -10,7 +10,8 @@ import pytest
 
 from federation.config.model import LimitsConfig
 from federation.services.call import Call
-from federation.services.method import SMALL_ANSWER, Method, ServerStream, Unary
+from federation.services.method import SMALL_ANSWER, ClientStream, Method, ServerStream, Unary
+from federation.services.request_stream import RequestStream
 from tests.support.samples import sample_value
 from tests.transport.test_connection import Client
 from tests.transport.test_server import Site, Waits
@@ -26,12 +27,21 @@ class Quick(Waits):
         self.served: list[str] = []
         self.waits = False
         self.answer = b"at once"
+        self.was_ready: list[bool] = []  # before the message of an upload, and behind it
 
     def methods(self) -> Mapping[str, Method]:
         return {
             "Echo": Unary(self.later, at_once=self.now),
             "Much": ServerStream(self.much, at_once=self.now),
+            "Upload": ClientStream(self.upload),
         }
+
+    async def upload(self, requests: RequestStream, call: Call) -> bytes:
+        self.was_ready.append(call.transport.is_ready())
+        message = await requests.next(60)
+        self.was_ready.append(call.transport.is_ready())
+        assert await requests.next(60) is None
+        return message or b""
 
     def now(self, request: bytes, _call: Call) -> bytes | None:
         self.served.append("now")
@@ -181,3 +191,22 @@ async def test_a_compressed_request_is_served_by_a_task() -> None:
     await talk.exchange()
     assert talk.site.service.served == ["later"]
     assert talk.answer(stream) == (b"x", b"0")
+
+
+async def test_an_upload_is_ready_once_all_of_its_message_is_here() -> None:
+    talk = Talk()
+    whole = talk.ask("Upload", b"message")
+    await talk.exchange()
+    assert talk.answer(whole) == (b"message", b"0")
+    assert talk.site.service.was_ready == [True, True]
+
+    talk.site.service.was_ready.clear()
+    in_parts = talk.begin("Upload")
+    talk.client.send_data(in_parts, b"\0\0\0\0\7mess")
+    await talk.exchange()
+    talk.client.send_data(in_parts, b"age")
+    await talk.exchange()
+    assert talk.site.service.was_ready == [False, False]
+    talk.client.end_stream(in_parts)
+    await talk.exchange()
+    assert talk.answer(in_parts) == (b"message", b"0")
