@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 
 from benchmarks.link import expect
 from benchmarks.payloads import KIB
 from benchmarks.process import Server, ServerFailedError
 from benchmarks.servers import MeasuredNode, Node, NodeOfTwo, NodeOverHttp2
+from benchmarks.site.slow_disk import slow_syncs
 from tests.support.object_store import BUCKET, ObjectStoreServer, running
 from tests.support.postgres import Postgres
 from tests.support.sites import GIB, SiteServers, TestSite
@@ -38,13 +39,14 @@ class NodeOfSite(MeasuredNode):
     def __init__(self, home: Path, site: TestSite | None = None) -> None:
         """site: be another node of it; default: begin one, with servers of its own."""
         super().__init__(home)
+        self.sync_ms = 0  # that a sync of the database's disk takes longer
         self._beside = ExitStack()
         self._site = site
 
     def start(self) -> float:
         """See Server."""
         if self._site is None:
-            self._site = self._beside.enter_context(_servers(self.home)).new_site()
+            self._site = self._beside.enter_context(_servers(self.home, self.sync_ms)).new_site()
         return super().start()
 
     def stop(self) -> None:
@@ -126,14 +128,15 @@ def expect_once(moved_kib: int, size_bytes: int) -> None:
 
 
 @contextmanager
-def _servers(home: Path) -> Iterator[SiteServers]:
+def _servers(home: Path, sync_ms: int) -> Iterator[SiteServers]:
     with ExitStack() as opened:
         try:
             database = Postgres(_folder(home, "pg"))
         except AssertionError as error:  # it says what to install
             raise ServerFailedError(str(error)) from error
         opened.callback(database.close)
-        database.start(**_DATABASE)
+        with slow_syncs(home, sync_ms) if sync_ms else nullcontext():
+            database.start(**_DATABASE)
         yield SiteServers(database, opened.enter_context(running(_folder(home, "s3"))), home)
 
 

@@ -7,17 +7,18 @@ for a call than the servers do.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import islice, repeat
 
 from benchmarks.base import CallRow, RowSpec, Sample
 from benchmarks.frames import FrameCrowd
-from benchmarks.link import BYTE_STREAM
+from benchmarks.link import BYTE_STREAM, expect
 from benchmarks.payloads import KIB
 from benchmarks.process import Server
 from benchmarks.rows.floor import SERVICE, Bare
 from benchmarks.rows.write import Write
+from benchmarks.site.servers import NodeOfSite
 from federation._proto.google.bytestream import bytestream_pb2
 
 _SERVERS = (
@@ -28,6 +29,7 @@ _SERVERS = (
     "federation-shared-http2-2",
 )
 _MANY = 16
+_SYNC_MS = 3
 _MOST_S = 8_000  # writes a second, which are made before a round
 
 
@@ -71,6 +73,21 @@ class SmallWriters(CallRow):
         super().close()
 
 
+class SlowDiskWriters(SmallWriters):
+    """The same where the database's disk takes some milliseconds for a sync."""
+
+    def __init__(self, server: Server, clients: int) -> None:
+        assert isinstance(server, NodeOfSite)
+        server.sync_ms = _SYNC_MS
+        super().__init__(server, clients)
+
+    def set_up(self) -> None:
+        """See CallRow: proves that the disk is slow."""
+        super().set_up()
+        took_s = min(self._crowd.run(islice(self._messages(), self._clients), seconds=1))
+        expect(took_s * 1000 >= _SYNC_MS, f"a write took only {took_s * 1000:.1f} ms")
+
+
 class DroppedWrites(SmallWriters):
     """The same messages, which a server of empty handlers drops: the bound of the others."""
 
@@ -88,16 +105,22 @@ class DroppedWrites(SmallWriters):
 
 def rows() -> list[RowSpec]:
     """Return this module's rows."""
-    return [_row(clients, is_dropped=each) for each in (False, True) for clients in (1, _MANY)]
+    return [
+        *_rows("writers", "new", SmallWriters, _SERVERS),
+        *_rows("slow-disk", f"new, syncs of {_SYNC_MS} ms", SlowDiskWriters, _SERVERS[2:]),
+        *_rows("dropped", "dropped by an empty handler", DroppedWrites, _SERVERS[:2]),
+    ]
 
 
-def _row(clients: int, *, is_dropped: bool) -> RowSpec:
-    what = "dropped by an empty handler" if is_dropped else "new"
-    return RowSpec(
-        f"site-{clients}-{'dropped' if is_dropped else 'writers'}",
-        f"Write 1 KiB, {what}, {clients} writer{'' if clients == 1 else 's'}",
-        partial(DroppedWrites if is_dropped else SmallWriters, clients=clients),
-        stores=not is_dropped,
-        budget="" if clients == 1 else "p50 ≤ 3x that of one",
-        servers=_SERVERS[:2] if is_dropped else _SERVERS,
-    )
+def _rows(
+    name: str, what: str, make: type[SmallWriters], servers: Sequence[str]
+) -> Iterator[RowSpec]:
+    for clients in (1, _MANY):
+        yield RowSpec(
+            f"site-{clients}-{name}",
+            f"Write 1 KiB, {what}, {clients} writer{'' if clients == 1 else 's'}",
+            partial(make, clients=clients),
+            stores=make is not DroppedWrites,
+            budget="" if clients == 1 else "p50 ≤ 3x that of one",
+            servers=servers,
+        )

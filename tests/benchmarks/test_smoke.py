@@ -39,11 +39,11 @@ def test_quick_rows_of_each_table_run_against_the_node() -> None:
 
 
 @pytest.mark.servers
-def test_a_quick_row_runs_against_a_node_of_a_shared_site() -> None:
-    row = "site-read-256MiB-uncached"
+def test_quick_rows_run_against_a_node_of_a_shared_site() -> None:
+    read, write = "site-read-256MiB-uncached", "site-16-slow-disk"
 
-    found = quick("federation-shared obstore", row)["site"]
+    found = quick("federation-shared obstore", read, write)["site"]
 
-    servers = ("federation-shared", "obstore")
-    assert [(each["row"], each["server"]) for each in found] == [(row, name) for name in servers]
+    expected = [(read, "federation-shared"), (read, "obstore"), (write, "federation-shared")]
+    assert [(each["row"], each["server"]) for each in found] == expected
     assert all(each["calls"] >= 1 and each["median"] > 0 for each in found)
