@@ -13,10 +13,12 @@ cache.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from itertools import islice
 from typing import TypeVar
 
 NAMES_MAX = 60_000  # per process; a single longer list may exceed it; 150 bytes each
 _IN_LISTS_MAX = 30_000  # things in lists that are remembered as a whole
+_PROBED = 8  # things
 
 _T = TypeVar("_T")
 
@@ -72,9 +74,14 @@ class ExistenceCache:
         self._turn(now_ms)
         if self._lists.get(id(things)) is things:
             return True
+        young, old = self._young, self._old
+        # Where some are unknown the first ones mostly show it, without a look at all of them.
+        first = map(name_of, islice(things, _PROBED))
+        if any(name not in young and name not in old for name in first):
+            return False
         names = set(map(name_of, things))  # compared as a whole, in C
         # Names that were remembered together are mostly of one generation.
-        if not (names <= self._young or names - self._young <= self._old):
+        if not (names <= young or names - young <= old):
             return False
         if type(things) is tuple and len(things) > 1:  # no other kind is sure to stay as it is
             self._keep_list(things)

@@ -47,11 +47,10 @@ class SitePresence:
         found = await self._find(keys_of_hashes(spelling.hashes_of(rest)))
         size_of = spelling.size_of
         pairs = zip(rest, found, strict=True)
-        missing = {name for name, size in pairs if size is None or size != size_of(name)}
+        held = [name for name, size in pairs if size is not None and size == size_of(name)]
         if is_use:
-            held = set(rest) - missing if missing else rest
             self._known.remember(held, asked_ms, self._now_ms(), epoch)
-        return missing
+        return set(rest).difference(held)
 
     def find_missing_at_once(
         self, names: Sequence[bytes], spelling: DigestCodec
@@ -60,7 +59,7 @@ class SitePresence:
         del spelling
         if uses.current() is not Use.CLIENT:
             return None
-        return None if self._known.unknown(names, self._now_ms()) else set()
+        return set() if self._known.knows(names, bytes, self._now_ms()) else None
 
     async def missing_of(self, digests: Collection[Digest], provenance: Provenance) -> set[Digest]:
         """Return the missing digests; the others count as uploaded: LocalStore.accept_held."""
