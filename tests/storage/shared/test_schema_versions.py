@@ -25,6 +25,7 @@ pytestmark = pytest.mark.servers
 TABLES = files("federation.storage.shared.catalogue") / "sql"
 FUNCTIONS = Path(__file__).parent / "schemas"
 BEFORE = range(1, SCHEMA)
+_BEFORE_PINS = 2  # the next version changes tables
 _COLUMNS = """
 SELECT table_name, column_name, ordinal_position, data_type, is_nullable, column_default
 FROM information_schema.columns WHERE table_schema = 'public' ORDER BY 1, 3
@@ -96,15 +97,16 @@ async def upgrade(database: SiteDatabase) -> None:
         pass
 
 
+@pytest.mark.parametrize("version", BEFORE)
 async def test_d13_an_older_site_that_is_put_back_below_nodes_is_upgraded(
-    database: SiteDatabase,
+    database: SiteDatabase, version: int
 ) -> None:
     async with database.node() as node:
         await store(node, b"1")
         database.sql("DROP SCHEMA public CASCADE; CREATE SCHEMA public")
-        old_site(database)
+        old_site(database, version)
         await until(lambda: node.watch.log_epoch == "epoch", "the node polls it")
-        assert schema(database) == SCHEMA
+        await until(lambda: schema(database) == SCHEMA, "the node upgrades it")
         assert await held(node, b"1") == [False]
         assert await store(node, b"2") == [Insertion.STORED]
 
@@ -120,7 +122,7 @@ async def test_d13_of_nodes_that_start_at_once_one_upgrades(database: SiteDataba
 async def test_d13_an_upgrade_waits_for_who_uses_the_tables(
     database: SiteDatabase,
 ) -> None:
-    old_site(database)
+    old_site(database, _BEFORE_PINS)
     with database.transaction("SELECT count(*) FROM blob"):
         upgrading = asyncio.ensure_future(upgrade(database))
         await until(lambda: database.blocked() == 1, "the upgrade waits for the table")

@@ -17,7 +17,7 @@ import structlog
 from federation.core.errors import SourceUnavailable, StorageRefused
 from federation.storage.shared.catalogue.connections import SOURCE, DatabaseConnections
 
-SCHEMA = 3
+SCHEMA = 4
 OLDEST_SERVER = 15
 _FUNCTIONS = (
     "common", "lost", "pins", "keepings", "purges", "blobs", "entries", "leads", "peers",

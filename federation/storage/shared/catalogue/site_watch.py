@@ -21,7 +21,7 @@ from federation.core.tasks import Background, FailingWork, sleep_unless
 from federation.observability.rate_limits import Complaints
 from federation.storage.log_end import Notifier
 from federation.storage.shared.catalogue.connections import SOURCE, DatabaseConnections
-from federation.storage.shared.catalogue.opening import too_old, upgrade_older
+from federation.storage.shared.catalogue.opening import SCHEMA, too_old, upgrade_older
 from federation.storage.shared.catalogue.rows import LeadRow, SiteTotals
 
 POLL_S = 0.5
@@ -260,6 +260,8 @@ class SiteWatch:
                 await self._upgrade_older()
             return
         self._readable = True
+        if self._upgrades and row.schema < SCHEMA:  # put back, and a poll can read it
+            await self._upgrade_older()
         if trouble := too_old(row.schema, row.oldest):
             self._connections.give_up(trouble)
         was_on, before = self.is_on, self._row

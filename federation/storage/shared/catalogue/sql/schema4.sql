@@ -1,0 +1,2 @@
+-- What schema 4 changes: the functions alone, which an upgrade makes anew. federation_find tells a
+-- site that is being restored from an empty one, and federation_begin_epoch begins a new life.
