@@ -195,6 +195,17 @@ async def test_the_sweep_spares_what_waits_to_be_deleted(
 # -- scrub ------------------------------------------------------------------------------------
 
 
+async def scrub_until_missing(node: SharedStorage, held: list[Digest], spoilt: Digest) -> None:
+    """Scrub until only this one of the blobs is missing."""
+    step = asyncio.ensure_future(SiteScrub(node.core, after=b"").step())  # it ends with a wait
+
+    async def found() -> bool:
+        return await node.find_missing(held) == {spoilt}
+
+    await until(found)
+    step.cancel()
+
+
 async def test_d05_the_scrub_finds_what_nobody_reads(site: TestSite, tmp_path: Path) -> None:
     async with site.node(tmp_path / "data", scrub={"rate": "1G"}) as node:
         blobs = [fresh(100 * KIB) for _ in range(3)]
@@ -204,14 +215,7 @@ async def test_d05_the_scrub_finds_what_nobody_reads(site: TestSite, tmp_path: P
         name = next(each for each in site.objects() if spoilt.hash_hex in each)
         obstore.put(site.servers.bucket.store(BUCKET, site.prefix), name, b"y" * 100 * KIB)
 
-        scrub = SiteScrub(node.core, after=b"")
-        step = asyncio.ensure_future(scrub.step())  # at the end it waits a minute
-
-        async def found() -> bool:
-            return await node.find_missing([digest for digest, _ in blobs]) == {spoilt}
-
-        await until(found)
-        step.cancel()
+        await scrub_until_missing(node, [digest for digest, _ in blobs], spoilt)
 
 
 async def test_d05_the_scrub_compares_the_whole_with_its_digest(
@@ -226,13 +230,7 @@ async def test_d05_the_scrub_compares_the_whole_with_its_digest(
         obstore.put(site.servers.bucket.store(BUCKET, site.prefix), name, other)
         hashed = f"'\\x{hash_part(other).hex()}'::bytea"
         site.sql(f"UPDATE blob SET parts = {hashed} || substr(parts, 33)")
-        step = asyncio.ensure_future(SiteScrub(node.core, after=b"").step())
-
-        async def found() -> bool:
-            return await node.find_missing([digest]) == {digest}
-
-        await until(found)
-        step.cancel()
+        await scrub_until_missing(node, [digest], digest)
 
 
 # -- the marker -------------------------------------------------------------------------------
