@@ -92,6 +92,15 @@ SHARED_SITE = [
         marked="servers",
     ),
     Mutant(
+        "whole-by-the-scrub",
+        f"{_SHARED}/parts.py",
+        "        if not self._left_bytes and self._hasher.digest() != self._digest.hash:",
+        "        if not self._left_bytes and self._hasher.digest() == b'':",
+        _UPKEEP,
+        "The scrub believes what a row says about its parts, and never looks at the digest.",
+        marked="servers",
+    ),
+    Mutant(
         "bucket-marker",
         f"{_SHARED}/objects.py",
         "        if data is None and await self.get_marker() is None:",
