@@ -62,6 +62,24 @@ async def refusals(node: SiteCatalogue) -> list[type]:
     return [type(each) for each in asked]
 
 
+async def test_clients_are_not_told_where_the_database_is(database: SiteDatabase) -> None:
+    where = str(database.server.folder)
+    async with database.node() as node:
+        database.server.kill()
+        try:
+            told = [str(await refused(node)) for _ in range(5)]
+            assert not [each for each in told if where in each]
+            assert where in node.health()[1], "the operator is told"
+        finally:
+            database.server.start()
+
+
+async def refused(node: SiteCatalogue) -> SourceUnavailable:
+    with pytest.raises(SourceUnavailable) as refusal:
+        await held(node, b"1")
+    return refusal.value
+
+
 async def test_a_database_that_is_away_is_silence_and_never_a_miss(database: SiteDatabase) -> None:
     async with database.node() as node:
         await store(node, b"1")
@@ -100,7 +118,7 @@ async def test_while_it_is_known_to_be_away_nobody_waits(database: SiteDatabase)
     database.server.pause()  # whoever tried would wait for an answer
     try:
         async with asyncio.timeout(60):
-            connections._breaker.failed(clock.monotonic_s(), "cut off", connections._jitter)
+            connections._failed("its host is gone", "cut off")
             for _ in range(100):
                 with pytest.raises(SourceUnavailable, match="cut off"):
                     await connections.ask("SELECT 1")
@@ -117,7 +135,7 @@ async def test_a_probe_that_the_database_answers_with_an_error_ends_the_doubt(
 ) -> None:
     clock = ManualClock()
     connections = DatabaseConnections(database.url, clock, most=1, call_s=60)
-    connections._breaker.failed(clock.monotonic_s(), "cut off", connections._jitter)
+    connections._failed("its host is gone", "cut off")
     clock.advance(10)
     with pytest.raises(SourceUnavailable, match="division"):
         await connections.ask("SELECT 1 / 0")

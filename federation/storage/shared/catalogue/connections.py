@@ -88,6 +88,7 @@ class DatabaseConnections:
             failures_max=1, delay_max_s=_PROBE_EVERY_S, probe_max_s=call_s + CONNECT_S
         )
         self._jitter = random.Random()  # noqa: S311 - it spreads retries, it guards nothing
+        self._told = ""  # why it is away, for callers
         self._given_up = ""
 
     def __repr__(self) -> str:
@@ -211,8 +212,8 @@ class DatabaseConnections:
         """Return what a failure means, and remember it if the database is away."""
         state = error.sqlstate
         if is_lost or state is None:
-            self._failed(text_of(error))
-            return SourceUnavailable(SOURCE, text_of(error))
+            told = str(error) if isinstance(error, _NoAnswer) else "the connection was lost"
+            return self._failed(text_of(error), told)
         self._answered()
         if state == _LEAD_LOST:
             return LeadLost(text_of(error))
@@ -228,9 +229,16 @@ class DatabaseConnections:
         if self._breaker.succeeded():
             _log.info("catalogue_back")
 
-    def _failed(self, reason: str) -> None:
+    def _failed(self, reason: str, told: str) -> SourceUnavailable:
+        """Remember that the database is away, and return what callers are told.
+
+        reason: for the operator. libpq's texts have the server's host and the user: no client's
+        business.
+        """
+        self._told = told
         if self._breaker.failed(self._clock.monotonic_s(), reason, self._jitter):
             _log.error("catalogue_away", reason=reason)
+        return SourceUnavailable(SOURCE, told)
 
     async def _take(self) -> DatabaseConnection:
         """Return a connection that nobody uses. Raises SourceUnavailable."""
@@ -238,7 +246,7 @@ class DatabaseConnections:
             raise SourceUnavailable(SOURCE, self._given_up)
         is_due = self._breaker.probe_due(self._clock.monotonic_s())
         if not (is_due or self._breaker.allows()):
-            raise SourceUnavailable(SOURCE, self._breaker.last_error)
+            raise SourceUnavailable(SOURCE, self._told)
         has_waited = False
         while True:
             if self._idle:
@@ -249,7 +257,7 @@ class DatabaseConnections:
             has_waited = True
             if self._breaker.state is BreakerState.OPEN:
                 self._wake_one()  # the next one that waits hears it, too
-                raise SourceUnavailable(SOURCE, self._breaker.last_error)
+                raise SourceUnavailable(SOURCE, self._told)
 
     async def _wait(self, *, is_first: bool) -> None:
         """Wait until a connection may be free; is_first: before all others.
@@ -295,8 +303,8 @@ class DatabaseConnections:
                 self._refused_until_s = self._clock.monotonic_s() + _CONNECT_AGAIN_S
                 _log.warning("catalogue_connection_refused", open=self._open, reason=reason)
                 return None
-            self._failed(reason)
-            raise SourceUnavailable(SOURCE, reason) from error
+            told = reason if is_late else "it takes no connection"
+            raise self._failed(reason, told) from error
         except BaseException:
             self._closed_one()
             raise

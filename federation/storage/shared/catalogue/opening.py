@@ -73,7 +73,9 @@ async def open_site(connections: DatabaseConnections, *, may_create: bool) -> st
             await _upgrade(connections, schema)
     except SourceUnavailable as error:
         needed = "; a node needs it to start" if may_create else ""
-        raise StorageRefused(f"{error}{needed}") from error
+        trouble = connections.trouble  # says more than clients are told
+        reason = f"{SOURCE} unavailable: {trouble}" if trouble else str(error)
+        raise StorageRefused(f"{reason}{needed}") from error
     if trouble := too_old(schema, oldest):
         raise StorageRefused(trouble)
     return str(site_id)
