@@ -24,6 +24,8 @@ from federation.core.uses import Use
 from federation.storage.catalogue.blobs import key_of
 from federation.storage.shared.catalogue.connections import DatabaseConnections
 from federation.storage.shared.catalogue.opening import open_site
+from federation.storage.shared.catalogue.pin_records import PinWork, SitePinRecords
+from federation.storage.shared.catalogue.rows import Insertion
 from federation.storage.shared.catalogue.settings import CatalogueSettings
 from federation.storage.shared.catalogue.site_catalogue import SiteCatalogue, open_catalogue
 from federation.storage.shared.catalogue.site_watch import read_site
@@ -107,8 +109,28 @@ async def test_d07_of_tables_that_a_dump_has_not_filled_yet_nothing_is_said_to_b
             await store(node, b"2")
         with pytest.raises(SourceUnavailable, match="being restored"):
             await read_site(node.connections)
+        with pytest.raises(SourceUnavailable, match="being restored"):
+            await node.log.read(0, 10)
+        with pytest.raises(SourceUnavailable, match="being restored"):
+            await SitePinRecords(
+                node.connections, node.settings, SystemClock(), PinWork()
+            ).followed()
         with pytest.raises(StorageRefused, match="being restored"):
             await open_site(node.connections, may_create=False)
+
+
+async def test_d07_a_flush_before_a_dump_has_filled_the_last_table_spoils_no_later_one(
+    database: SiteDatabase,
+) -> None:
+    async with database.node() as node:
+        await store(node, b"1")
+        database.sql("CREATE TABLE dumped AS SELECT * FROM site; DELETE FROM site")
+        database.sql("DELETE FROM incarnation")  # the dump has the token of another life
+        with pytest.raises(SourceUnavailable, match="being restored"):
+            await held(node, b"1", use=Use.CLIENT)
+        database.sql("INSERT INTO site SELECT * FROM dumped")
+        assert await held(node, b"1", use=Use.CLIENT) == [True]
+        assert await store(node, b"2") == [Insertion.STORED]
 
 
 async def test_while_it_is_known_to_be_away_nobody_waits(database: SiteDatabase) -> None:

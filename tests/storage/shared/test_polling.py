@@ -138,7 +138,7 @@ class OutdatedDatabase:
 
     trouble = ""
 
-    async def ask(self, _statement: str) -> list[object]:
+    async def ask_some(self, _statement: str) -> list[object]:
         raise SourceUnavailable("the site's database", "a table is missing")
 
     async def ask_one(self, statement: str) -> tuple[object, ...]:

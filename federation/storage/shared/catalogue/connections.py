@@ -134,10 +134,14 @@ class DatabaseConnections:
 
         Raises SourceUnavailable also where there is none: the tables are not filled yet.
         """
+        return (await self.ask_some(statement, *values, twice=twice))[0]
+
+    async def ask_some(self, statement: str, *values: Any, twice: bool = True) -> list[Row]:
+        """Do what ask_one() does for a statement with one row or more."""
         rows = await self.ask(statement, *values, twice=twice)
         if not rows:
             raise SourceUnavailable(SOURCE, "its tables are empty; is it being restored?")
-        return rows[0]
+        return rows
 
     async def ask_both(self, first: Statement, second: Statement) -> tuple[list[Row], list[Row]]:
         """Do what ask() does for a statement, and for another that follows its commit.

@@ -15,7 +15,8 @@ from federation.core.errors import SourceUnavailable
 from federation.storage.shared.catalogue.connections import SOURCE, DatabaseConnections
 from federation.storage.shared.catalogue.database_connection import Row, Statement
 
-_FLUSH = "SELECT flushed, token FROM federation_flush()"
+# Without the row site, which a dump fills last, there is no number; and no row then.
+_FLUSH = "SELECT flushed, token FROM federation_flush() WHERE flushed IS NOT NULL"
 # The same if anything was logged since. OFFSET 0 keeps the condition in front of the function.
 _FLUSH_NEW = """
 SELECT f.flushed, f.token FROM site s

@@ -43,7 +43,7 @@ class LogReader:
 
     async def read(self, after: int, limit: int) -> LogSlice:
         """See ReplicationLog.read. Raises SourceUnavailable."""
-        rows = await self._connections.ask(_READ, after, limit)
+        rows = await self._connections.ask_some(_READ, after, limit)
         head, life, first, *_ = rows[0]
         if first is None:
             return LogSlice([], limit == 0 or after == head)

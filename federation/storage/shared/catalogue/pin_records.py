@@ -223,7 +223,7 @@ class SitePinRecords:
 
     async def followed(self) -> Followed:
         """See PinRecords."""
-        rows = await self._connections.ask(_FOLLOWED, self._clock.wall_s())
+        rows = await self._connections.ask_some(_FOLLOWED, self._clock.wall_s())
         head, followed, reaches_back, *_ = rows[0]
         at = min(head, followed)
         live = [_row(columns) for _, _, _, *columns in rows if columns[0] is not None]

@@ -20,7 +20,7 @@ from federation.core.errors import SourceUnavailable, StorageFull
 from federation.core.tasks import Background, FailingWork, sleep_unless
 from federation.observability.rate_limits import Complaints
 from federation.storage.log_end import Notifier
-from federation.storage.shared.catalogue.connections import SOURCE, DatabaseConnections
+from federation.storage.shared.catalogue.connections import DatabaseConnections
 from federation.storage.shared.catalogue.opening import SCHEMA, too_old, upgrade_older
 from federation.storage.shared.catalogue.rows import LeadRow, SiteTotals
 
@@ -67,9 +67,7 @@ class Polled(NamedTuple):
 
 async def read_site(connections: DatabaseConnections) -> SiteRow:
     """Read the row. Raises SourceUnavailable."""
-    rows = await connections.ask(_POLL)
-    if not rows:
-        raise SourceUnavailable(SOURCE, "its tables are empty; is it being restored?")
+    rows = await connections.ask_some(_POLL)
     seq, epoch, presence, since_s, size, blobs, entries, gone = rows[0][:8]
     ticks, purges, purge_seq, schema, oldest, pinned = rows[0][8:-_LEAD_COLUMNS]
     totals = SiteTotals(size, blobs, entries, gone)
