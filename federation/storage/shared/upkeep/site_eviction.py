@@ -18,7 +18,7 @@ _NEEDLESS_ROWS = 100_000  # acknowledged rows of the change log that are kept
 class SiteEviction:
     """One step of each kind of work at a time. All methods raise LeadLost, SourceUnavailable.
 
-    Whatever is removed, the marker is looked at before: an older catalogue may have been put back a
+    The marker is looked at before objects are removed: an older catalogue may have been put back a
     moment ago.
     """
 
