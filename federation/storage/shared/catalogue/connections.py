@@ -23,28 +23,19 @@ from psycopg.adapt import AdaptersMap
 
 from federation.core.breaker import Breaker, BreakerState
 from federation.core.clock import Clock
-from federation.core.errors import (
-    FederationError,
-    InvalidRequest,
-    LeadLost,
-    SourceUnavailable,
-    StorageFull,
-)
+from federation.core.errors import FederationError, SourceUnavailable
 from federation.storage.shared.catalogue import arrays
 from federation.storage.shared.catalogue.database_connection import (
     CONNECT_S,
     DatabaseConnection,
     Row,
     Statement,
+    refusal_of,
     settings_of,
     text_of,
 )
 
 SOURCE = "the site's database"
-_LEAD_LOST = "FDL01"  # SQLSTATEs that our functions raise
-_QUOTA_USED = "FDF01"
-_REFUSED = "FDR01"
-
 T = TypeVar("T")
 
 _log = structlog.get_logger(__name__)
@@ -57,7 +48,6 @@ _TRIES = 5  # of a transaction that lost to another one
 _CONFLICTS = ("40001", "40P01")
 _LOCKED = "55P03"  # lock_timeout is over
 _LOCKED_S = 1.0  # then a script is tried again
-_DISK_FULL = "53100"
 _READ_ONLY = "25006"  # a standby, or a primary that was demoted: another server is the primary
 
 
@@ -214,20 +204,11 @@ class DatabaseConnections:
 
     def _translated(self, error: psycopg.Error, *, is_lost: bool) -> FederationError:
         """Return what a failure means, and remember it if the database is away."""
-        state = error.sqlstate
-        if is_lost or state is None:
+        if is_lost or error.sqlstate is None:
             told = str(error) if isinstance(error, _NoAnswer) else "the connection was lost"
             return self._failed(text_of(error), told)
         self._answered()
-        if state == _LEAD_LOST:
-            return LeadLost(text_of(error))
-        if state == _REFUSED:
-            return InvalidRequest(text_of(error))
-        if state == _QUOTA_USED:
-            return StorageFull(text_of(error))
-        if state == _DISK_FULL:
-            return StorageFull(f"the disk of {SOURCE} is full")
-        return SourceUnavailable(SOURCE, text_of(error))
+        return refusal_of(error, SOURCE)
 
     def _answered(self) -> None:
         if self._breaker.succeeded():

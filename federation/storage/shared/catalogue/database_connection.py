@@ -16,7 +16,14 @@ from psycopg.errors import error_from_result
 from psycopg.pq import ExecStatus, Format
 from psycopg.pq.abc import PGconn, PGresult
 
-from federation.core.errors import StorageRefused
+from federation.core.errors import (
+    FederationError,
+    InvalidRequest,
+    LeadLost,
+    SourceUnavailable,
+    StorageFull,
+    StorageRefused,
+)
 
 Row = tuple[Any, ...]
 CONNECT_S = 5
@@ -39,6 +46,10 @@ _DEFAULTS: dict[str, Any] = {
 _OPTIONS = "-c statement_timeout={timeout_ms} -c client_encoding=UTF8 -c jit=off"
 _SERVER_SHARE = 0.9
 _PREPARED_MAX = 200  # of a connection; the program has fewer statements
+_LEAD_LOST = "FDL01"  # SQLSTATEs that our functions raise
+_QUOTA_USED = "FDF01"
+_REFUSED = "FDR01"
+_DISK_FULL = "53100"
 _GOOD = (ExecStatus.TUPLES_OK, ExecStatus.COMMAND_OK)
 
 
@@ -179,3 +190,16 @@ def text_of(error: BaseException) -> str:
     """Return what an error says in one line. libpq's texts name hosts and users, no passwords."""
     said = error.diag.message_primary if isinstance(error, psycopg.Error) else None
     return " ".join((said or str(error) or type(error).__name__).split())
+
+
+def refusal_of(error: psycopg.Error, source: str) -> FederationError:
+    """Return what it means that the database answered with this error; source: its name."""
+    if error.sqlstate == _LEAD_LOST:
+        return LeadLost(text_of(error))
+    if error.sqlstate == _REFUSED:
+        return InvalidRequest(text_of(error))
+    if error.sqlstate == _QUOTA_USED:
+        return StorageFull(text_of(error))
+    if error.sqlstate == _DISK_FULL:
+        return StorageFull(f"the disk of {source} is full")
+    return SourceUnavailable(source, text_of(error))
