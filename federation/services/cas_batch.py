@@ -63,7 +63,7 @@ class BatchCalls:
         self._store = store
         self._total_max = limits.batch_total
         self._compute = compute
-        self._questions = RememberedRequests(_question_of, _QUESTIONS_BYTES)
+        self._questions = RememberedRequests(_question_of, _QUESTIONS_BYTES, _is_well_formed)
         self._traffic = metrics.traffic
 
     async def update(self, request: bytes, call: Call) -> bytes:
@@ -179,6 +179,11 @@ def _decoded(request: bytes) -> _Question:
     unique = tuple(dict.fromkeys(digests))
     # Repeated ones count each time, as each is answered.
     return _Question(asked, unique, sum(digest[1] for digest in digests), [])
+
+
+def _is_well_formed(question: _Question) -> bool:
+    """Whether all digests are valid: the error of another takes hundreds of times its bytes."""
+    return Malformed not in set(map(type, question.asked.items))
 
 
 def _unpacked_bytes(update: BatchUpdate) -> int:

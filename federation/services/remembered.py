@@ -18,13 +18,20 @@ _T = TypeVar("_T")
 class RememberedRequests(Generic[_T]):
     """The requests that were used last, within a number of bytes. Used from the event loop only."""
 
-    def __init__(self, decode: Callable[[bytes], _T], room_bytes: int) -> None:
+    def __init__(
+        self,
+        decode: Callable[[bytes], _T],
+        room_bytes: int,
+        is_small: Callable[[_T], bool] = lambda _: True,
+    ) -> None:
         """decode: what it raises is passed on, and not remembered.
 
         room_bytes: for requests; what they were decoded to may take several times as much.
+        is_small: whether it takes no more than that; otherwise the request is not remembered.
         """
         self._decode = decode
         self._room_bytes = room_bytes
+        self._is_small = is_small
         self._decoded: OrderedDict[bytes, _T] = OrderedDict()  # last used: at the end
         self._size_bytes = 0
 
@@ -38,7 +45,7 @@ class RememberedRequests(Generic[_T]):
             decoded.move_to_end(request)
             return decoded[request]
         new = self._decode(request)
-        if len(request) <= REMEMBERED_MAX_BYTES:
+        if len(request) <= REMEMBERED_MAX_BYTES and self._is_small(new):
             decoded[request] = new
             self._size_bytes += len(request) + _ITEM_BYTES
             while self._size_bytes > self._room_bytes:

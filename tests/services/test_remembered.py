@@ -62,6 +62,14 @@ def test_a_long_request_is_decoded_each_time() -> None:
     assert len(counted.requests) == 2
 
 
+def test_a_request_that_takes_too_much_once_decoded_is_decoded_each_time() -> None:
+    counted = Counted()
+    requests = RememberedRequests(counted.decode, ROOM_BYTES, lambda new: new != [b"large"])
+    for request in (b"large", b"small") * 2:
+        requests.decoded(request)
+    assert counted.requests == [b"large", b"small", b"large"]
+
+
 def test_a_malformed_request_is_refused_each_time() -> None:
     requests, _ = remembered()
     for _ in range(2):

@@ -19,6 +19,14 @@ SERVICES = [
         "Two jobs that push one blob under one name abort each other until both give up.",
     ),
     Mutant(
+        "errors-remembered",
+        "federation/services/cas_batch.py",
+        "    return Malformed not in set(map(type, question.asked.items))",
+        "    return question is not None",
+        ("tests/services/test_batch.py",),
+        "Small requests with malformed digests fill the memory: 0.7 GB of errors are kept.",
+    ),
+    Mutant(
         "closure-leaves",
         f"{_CLOSURE}/walk.py",
         "                await self._check_leaves()\n            except _Hole:",
