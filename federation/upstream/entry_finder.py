@@ -64,7 +64,7 @@ class Finder(Protocol):
     async def keys_like(self, prefixes: Sequence[EntryKey]) -> list[EntryKey]:
         """Return the keys of what is held here under names that begin with one of these names.
 
-        Raises and is bounded as Index.get_like().
+        None while the index cannot be asked, as for find(). Is bounded as Index.get_like().
         """
         ...
 
@@ -146,7 +146,10 @@ class FederatedFinder:
 
     async def keys_like(self, prefixes: Sequence[EntryKey]) -> list[EntryKey]:
         """See Finder."""
-        return [each.key for each in await self._index.get_like(prefixes)]
+        try:
+            return [each.key for each in await self._index.get_like(prefixes)]
+        except SourceUnavailable:
+            return []
 
     async def find(self, query: EntryQuery) -> Entry | None:
         """See Finder."""

@@ -81,6 +81,9 @@ class AwayIndex(MemoryIndex):
     async def get(self, keys: Sequence[EntryKey]) -> list[Entry | None]:
         raise SourceUnavailable("the site's database", "no answer")
 
+    async def get_like(self, keys: Sequence[EntryKey]) -> list[Entry]:
+        raise SourceUnavailable("the site's database", "no answer")
+
 
 @dataclass
 class There:

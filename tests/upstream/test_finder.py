@@ -17,6 +17,7 @@ from federation.core.provenance import Provenance, Source
 from federation.remote.failures import FailureKind, RemoteFailed
 from federation.upstream.index_queries import IndexQueries
 from federation.upstream.upstream import Upstream
+from federation.wire.action_result import key_of
 from tests.support.process_client import action_result
 from tests.upstream.fakes import until
 from tests.upstream.finder_site import AwayIndex, finder_over, there
@@ -45,6 +46,7 @@ async def test_d02_without_the_index_a_name_is_a_miss_and_no_upstream_is_asked(
     async with finder_over(tmp_path, up, index=AwayIndex()) as here:
         assert await here.fetch(URI) is None
         assert await here.result(ACTION) is None
+        assert await here.finder.keys_like([key_of("", ACTION)]) == []
     assert not up.index.asked
 
 
