@@ -187,7 +187,10 @@ class Http2Connection(asyncio.BufferedProtocol):
 
     def flush_soon(self) -> None:
         """Send what there is at the end of this turn of the loop: the answers of many calls."""
-        if self._flush_at is None and self._transport is not None:
+        if self._flush_at is not None or self._transport is None:
+            return
+        # Most calls have nothing to send until their answer.
+        if self.session.has_output() or self._life.is_closing:
             self._flush_at = self._loop.call_soon(self._flush)
 
     def _flush(self) -> None:
@@ -198,11 +201,12 @@ class Http2Connection(asyncio.BufferedProtocol):
                 self.flush_soon()
                 break
             data = self.session.output(of_many=len(self.waiting) > _FEW_SENDERS)
-            is_all = not data
+            is_all = not data or not self.session.has_output()
             self._write(data if self._tls is None else self._encrypted(data, self._tls))
             sent_bytes += len(data)
         self._count_buffered()
-        self._take(self.session.events())
+        if events := self.session.events():
+            self._take(events)
         self.waiting.sent(sent_bytes, is_all=is_all)
         if self._life.is_closing and is_all:
             self._close_now()

@@ -107,6 +107,10 @@ class Session:
         except ngh2.NGH2Error:
             return 0  # it ends already
 
+    def has_output(self) -> bool:
+        """Whether output() may return something, or has something to find out about a stream."""
+        return bool(self._finished) or (not self.failed and self._http2.want_write)
+
     def output(self, *, of_many: bool = False) -> bytes:
         """Return the next piece of what is to be sent; empty: there is none now.
 

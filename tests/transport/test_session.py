@@ -61,6 +61,33 @@ def test_the_reset_waits_for_what_the_client_does_not_take_yet() -> None:
     pair.exchange()
 
 
+def test_there_is_output_until_all_is_sent_and_a_stream_nobody_reads_is_reset() -> None:
+    pair = Pair()
+    stream = pair.call(b"x")
+    assert not pair.session.has_output()
+    pair.session.begin(stream, [(b":status", b"200")], end=True)
+    assert pair.session.has_output()
+    assert pair.session.output()
+    assert pair.session.has_output()  # the reset, as the client has not ended the stream
+    assert pair.session.output()
+    assert not pair.session.has_output()
+    assert pair.session.output() == b""
+
+
+def test_there_is_no_output_of_what_the_client_does_not_take_until_it_does() -> None:
+    pair = Pair()
+    stream = pair.call(b"x")
+    pair.session.begin(stream, [(b":status", b"200")])
+    pair.session.send(stream, bytes(MIB))
+    back = b""
+    while pair.session.has_output():
+        back += pair.session.output()
+    assert pair.session.queued_bytes(stream) > 0
+    pair.client.receive_data(back)
+    pair.raw(pair.client.data_to_send())
+    assert pair.session.has_output()
+
+
 def test_data_for_a_stream_that_was_answered_is_no_flood() -> None:
     pair = Pair()
     for _ in range(50):
