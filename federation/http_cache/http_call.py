@@ -129,6 +129,10 @@ class HttpCall:
         """See Transport."""
         return False
 
+    def is_ended(self) -> bool:
+        """See Transport."""
+        return False
+
     async def read(self) -> bytes | None:
         """See Transport."""
         if self._is_dropping or self._reading is not None:

@@ -89,6 +89,10 @@ class GrpcCall:
         """See Transport."""
         return False
 
+    def is_ended(self) -> bool:
+        """See Transport."""
+        return False
+
     async def read(self) -> bytes | None:
         """See Transport."""
         try:

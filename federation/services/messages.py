@@ -158,7 +158,13 @@ def _requests(call: Call, runtime: Runtime) -> RequestStream:
     pay = call.quota.pay if call.quota is not None else None
     reader = UploadReader(runtime.calls, call, runtime.limits)
     return RequestStream(
-        reader.read, runtime.budget, pay, reader.gone, reader.waits_for_room, reader.may_read
+        reader.read,
+        runtime.budget,
+        pay,
+        reader.gone,
+        reader.waits_for_room,
+        reader.may_read,
+        call.transport.is_ended,
     )
 
 

@@ -36,6 +36,7 @@ class RequestStream:
         gone: Callable[[int], None] | None = None,
         waits_for_room: Callable[[], bool] | None = None,
         may_read: Callable[[], bool] | None = None,
+        is_ended: Callable[[], bool] | None = None,
     ) -> None:
         """Take what reads one message.
 
@@ -44,9 +45,11 @@ class RequestStream:
         gone: called with the size of each message that is released.
         waits_for_room: whether reading waits for room here, which is no stall of the client's.
         may_read: whether read would return without waiting.
+        is_ended: whether read would return None.
         """
         self._waits_for_room = waits_for_room
         self._may_read = may_read
+        self._is_ended = is_ended
         self._left_at_once = 0 if may_read is None else _AT_ONCE
         self._gone = gone
         self._last_bytes = 0  # of the message that the handler has
@@ -76,6 +79,8 @@ class RequestStream:
             # Asking for the next message says that the handler has done with the last.
             self._gone(self._last_bytes)
             self._last_bytes = 0
+        if self._ends_at_once():
+            return None
         message = await (self._read_at_once() if self._is_at_once() else self._pumped(timeout_s))
         if message is None:
             return None
@@ -84,6 +89,12 @@ class RequestStream:
             # Behind everything else: what waits for bandwidth holds no budget of the queue.
             await self._pay(len(message))
         return message
+
+    def _ends_at_once(self) -> bool:
+        """Whether nothing is left to be read, and no pump may have a message that is not taken."""
+        if self._started or self._error is not None:
+            return False
+        return self._is_ended is not None and self._is_ended()
 
     def _is_at_once(self) -> bool:
         if self._started or self._error is not None or not self._left_at_once:

@@ -34,6 +34,10 @@ class Transport(IncomingCall, Protocol):
         """Whether read() would return, or raise, without waiting. False: or it is not known."""
         ...
 
+    def is_ended(self) -> bool:
+        """Whether all messages are read, so that read() would return None. False: or not known."""
+        ...
+
     async def read(self) -> bytes | None:
         """Return the next message; None after the last one.
 

@@ -121,9 +121,14 @@ class Http2Call:
         """See Transport."""
         size_bytes = self._incoming.next_size()
         if size_bytes is None:
-            return self.is_over or (self._incoming.is_half_closed and not self.came_bytes())
+            return self.is_over or self.is_ended()
         is_whole = self.came_bytes() >= PREFIX_BYTES + size_bytes
         return is_whole and size_bytes <= _UNPACKED_HERE_BYTES
+
+    def is_ended(self) -> bool:
+        """See Transport."""
+        incoming = self._incoming
+        return incoming.is_half_closed and not incoming.held_bytes and not self.is_over
 
     async def read(self) -> bytes | None:
         """See Transport."""
@@ -140,9 +145,9 @@ class Http2Call:
             except MalformedMessage as error:
                 self.end(CallStatus(StatusCode.INTERNAL, str(error)))
                 break
+            if self.is_ended():
+                return None
             if self._incoming.is_half_closed:
-                if not self._incoming.held_bytes:
-                    return None
                 self.end(CallStatus(StatusCode.INTERNAL, "the call ended within a message"))
                 break
             self._incoming.look_ahead()

@@ -52,6 +52,24 @@ async def test_a_message_that_is_here_and_the_end_need_no_task() -> None:
     assert asyncio.all_tasks() == before
 
 
+async def test_an_end_that_is_here_needs_no_read_unless_messages_are_ahead_of_it() -> None:
+    sender = Sender(b"a", b"b")
+    stream = RequestStream(
+        sender.read, MemoryBudget(100), may_read=lambda: True, is_ended=lambda: not sender.messages
+    )
+    assert [await stream.next(5) for _ in range(3)] == [b"a", b"b", None]
+    ahead = Sender(b"a", b"b")
+    stream = RequestStream(ahead.read, MemoryBudget(100), is_ended=lambda: not ahead.messages)
+    assert [await stream.next(5) for _ in range(3)] == [b"a", b"b", None]
+
+
+async def test_an_interrupted_upload_is_told_so_though_its_end_is_here() -> None:
+    stream = RequestStream(Sender().read, MemoryBudget(100), is_ended=lambda: True)
+    stream.interrupt(Stalled("taken over"))
+    with pytest.raises(Stalled, match="taken over"):
+        await stream.next(5)
+
+
 async def test_of_many_messages_that_are_here_only_two_are_read_by_their_handler() -> None:
     """Others have their turn between those that the pump reads, however many there are."""
     before = asyncio.all_tasks()

@@ -50,6 +50,9 @@ class FakeTransport:
     def is_ready(self) -> bool:
         return False
 
+    def is_ended(self) -> bool:
+        return False
+
     async def read(self) -> bytes | None:
         if self._messages:
             return self._messages.pop(0)
