@@ -12,13 +12,14 @@ import os
 import sys
 from collections import deque
 from collections.abc import Callable, Mapping, MutableMapping
+from datetime import UTC, datetime
 from typing import Any
 
 import structlog
 from structlog.typing import Processor
 
 from federation.config import model
-from federation.core.clock import SystemClock
+from federation.core.clock import Clock, SystemClock
 from federation.observability.log_writer import LogWriter
 
 _TEXT_MAX = 400
@@ -26,7 +27,10 @@ _EXCEPTION_MAX = 20_000
 _ITEMS_MAX = 20
 _NESTING_MAX = 3
 _WARNINGS_KEPT = 30
+_NUMBERS, _LISTS = (bool, int, float), (list, tuple)
 _WORRYING = frozenset({"warning", "error", "critical"})
+
+_CLOCK = SystemClock()
 
 Flush = Callable[[float], bool]
 
@@ -46,7 +50,7 @@ def configure(
     as_json = settings.format == "json" or (settings.format == "auto" and not on_terminal)
     # no-color.org: any value but an empty one counts.
     colours = on_terminal and not os.environ.get("NO_COLOR")
-    writer = LogWriter(_write_stderr, _lost_line, SystemClock())
+    writer = LogWriter(_write_stderr, _lost_line, _CLOCK)
     set_level(settings.level)
     structlog.configure(
         processors=[*_said_by(worker), *processors(as_json=as_json, colours=colours)],
@@ -118,19 +122,46 @@ _METHODS = [
 ]
 
 
-def processors(*, as_json: bool, colours: bool) -> list[Processor]:
+def processors(*, as_json: bool, colours: bool, clock: Clock = _CLOCK) -> list[Processor]:
     """Return structlog's processors, from an event to its line."""
-    render: Processor = structlog.processors.JSONRenderer(sort_keys=False)
+    render: Processor = _as_json
     if not as_json:
         render = structlog.dev.ConsoleRenderer(colors=colours, sort_keys=False)
     return [
         structlog.processors.add_log_level,
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        _Stamp(clock),
         structlog.processors.format_exc_info,
         harmless,
         recent_warnings,
         render,
     ]
+
+
+class _Stamp:
+    """Adds the time, of which only the microseconds are written anew for each event of a second."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._second = 0, "1970-01-01T00:00:00"
+
+    def __call__(
+        self, _logger: Any, _method: str, event: MutableMapping[str, Any]
+    ) -> MutableMapping[str, Any]:
+        second, micros = divmod(int(self._clock.wall_s() * 1_000_000), 1_000_000)
+        known, text = self._second  # both at once: events come from several threads
+        if known != second:
+            text = datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+            self._second = second, text
+        event["timestamp"] = f"{text}.{micros:06}Z"
+        return event
+
+
+# Made once, as making one takes longer than to encode an event.
+_encode = json.JSONEncoder().encode
+
+
+def _as_json(_logger: Any, _method: str, event: Mapping[str, Any]) -> str:
+    return _encode(event)  # harmless() has left nothing else than JSON has
 
 
 def harmless(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> Mapping[str, Any]:
@@ -147,14 +178,14 @@ def harmless(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> Map
 
 
 def _harmless(value: Any, nesting: int) -> Any:
-    if value is None or isinstance(value, bool | int | float):
+    if value is None or isinstance(value, _NUMBERS):
         return value
+    # By exact type: a Digest is a tuple, too, but has a better text of its own.
+    if type(value) in _LISTS and nesting:
+        return [_harmless(item, nesting - 1) for item in value[:_ITEMS_MAX]]
     if isinstance(value, Mapping) and nesting:
         items = list(value.items())[:_ITEMS_MAX]
         return {clip(str(k)): _harmless(v, nesting - 1) for k, v in items}
-    # By exact type: a Digest is a tuple, too, but has a better text of its own.
-    if type(value) in (list, tuple) and nesting:
-        return [_harmless(item, nesting - 1) for item in value[:_ITEMS_MAX]]
     return clip(str(value))
 
 

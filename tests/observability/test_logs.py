@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import structlog
 
-from federation.core.clock import SystemClock
+from federation.core.clock import ManualClock, SystemClock
 from federation.core.digest import EMPTY
 from federation.observability import logs
 from federation.observability.log_writer import LogWriter
@@ -61,6 +61,23 @@ def test_values_say_themselves_how_they_look() -> None:
     found = json.loads(render(as_json=True, digest=EMPTY, count=3, ratio=0.5, none=None, yes=True))
     assert found["digest"] == str(EMPTY)
     assert (found["count"], found["ratio"], found["none"], found["yes"]) == (3, 0.5, None, True)
+
+
+def test_each_event_has_the_time_of_its_own_microsecond() -> None:
+    clock = ManualClock(wall_s=1_800_000_000.25)
+    steps = logs.processors(as_json=True, colours=False, clock=clock)
+
+    def stamped() -> object:
+        line: Any = {"event": "something"}
+        for step in steps:
+            line = step(None, "info", line)
+        return json.loads(line)["timestamp"]
+
+    assert stamped() == "2027-01-15T08:00:00.250000Z"
+    clock.advance(0.5)
+    assert stamped() == "2027-01-15T08:00:00.750000Z"
+    clock.advance(0.5)
+    assert stamped() == "2027-01-15T08:00:01.250000Z"
 
 
 def test_what_libraries_log_becomes_an_event() -> None:
