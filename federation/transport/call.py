@@ -304,7 +304,8 @@ class Http2Call:
     def closed(self) -> None:
         """The stream is closed."""
         self.is_closed = True
-        self._over()
+        if not self.is_over or self._incoming.held_bytes:  # most have nothing left to be dropped
+            self._over()
         self.wake_sender()
 
     def wake_sender(self) -> None:
