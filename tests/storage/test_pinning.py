@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,9 @@ from federation.storage.catalogue import entry_removal, eviction_rows, pins
 from federation.storage.catalogue.peer_records import NO_HOLDS
 from federation.storage.catalogue.transaction import Transaction
 from federation.storage.directory_pins import DirectoryKeepings
-from federation.storage.pin_tables import Keeping
+from federation.storage.pin_tables import Keeping, PinnableEntry
 from federation.storage.pin_walk import PinWalker
+from federation.storage.upkeep import pin_keeper
 from tests.contracts.pins.pinned import (
     LARGE,
     LEAF,
@@ -27,8 +28,10 @@ from tests.contracts.pins.pinned import (
     OTHER,
     held,
     names,
+    of_a_peer,
     pin,
     put,
+    report,
     result,
     tree_of,
 )
@@ -151,6 +154,30 @@ async def test_an_entry_with_the_row_id_of_a_purged_one_is_not_kept_for_it(
     await site.settle()
     await site.settle()
     assert (await storage.ledger.pins.report()).size_bytes == 0
+
+
+async def test_what_comes_is_kept_before_a_long_look_at_other_entries_has_ended(
+    site: DirectorySite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    digests, look = await tree_of(site, LEAF), DirectoryKeepings.candidates
+    new, kept = [result(b"new", digests[0])], []
+    await site.storage.put([result(b"%d" % at, digests[0], instance="rel") for at in range(3)])
+    await of_a_peer(site)
+
+    async def candidates(
+        keepings: DirectoryKeepings, after: int | None, limit: int
+    ) -> Sequence[PinnableEntry[int]]:
+        page = await look(keepings, after, limit)
+        if new:
+            await site.storage.put([new.pop()])
+        else:
+            kept.append((await report(site)).entries)
+        return page
+
+    monkeypatch.setattr(DirectoryKeepings, "candidates", candidates)
+    monkeypatch.setattr(pin_keeper, "ENTRIES_AT_ONCE", 1)
+    await site.settle()
+    assert kept == [1] * 4, "what the log told of waited for all others"
 
 
 async def test_what_a_pin_kept_ends_in_small_steps_once_it_is_removed(site: DirectorySite) -> None:

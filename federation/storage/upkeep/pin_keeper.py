@@ -135,12 +135,12 @@ class PinKeeper(Generic[E]):
                 await walker.keep_blob(row.id, blob)
         while page := await self._keepings.candidates(after, ENTRIES_AT_ONCE):
             after = page[-1].id
-            for lot in await self._lots(new, page):
+            for lot in await self._lots(new, page) or [[]]:
                 begun_s = self._clock.monotonic_s()
                 await self._keep(lot, walker)
                 await self._rest(begun_s, 0.0)
-                # Of its entries, too: they are leased for hours only, and to fetch what a whole
-                # page lacks may take as long.
+                # After each lot, and each page without one: what comes is leased for hours only,
+                # and fetching what a whole page lacks, or looking at all pages, may take as long.
                 if not await self._follow(walker):
                     return  # what was looked at may have changed: the next step begins again
         await self._records.set_scanned(rows, is_scanned=True)
