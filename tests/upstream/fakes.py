@@ -18,6 +18,8 @@ from federation.upstream.answers import Answers
 from federation.upstream.upstream import Upstream
 from tests.support.fakes import MemoryStore
 
+_LONG_S = 600.0  # longer than a busy machine, or one that was suspended, keeps a test waiting
+
 
 @dataclass
 class Script:
@@ -120,14 +122,21 @@ class ScriptedStore(MemoryStore):
 def upstream(
     name: str, script: Script | None = None, clock: Clock | None = None, **options: object
 ) -> tuple[Upstream, ScriptedStore]:
+    """clock: the system's if none is given, and then nothing ends because the machine is slow."""
     store = ScriptedStore(name, script)
+    present_s, absent_s = (30.0, 5.0) if clock is not None else (_LONG_S, _LONG_S)
+    options = {
+        "hedge_delay_s": _LONG_S,
+        "absent_entries": Answers(present_s=0.0, absent_s=absent_s),
+        **options,
+    }
     made = Upstream(
         name,
         store,
         clock or SystemClock(),
         random.Random(1),
         Metrics(),
-        Answers(present_s=30.0, absent_s=5.0),
+        Answers(present_s=present_s, absent_s=absent_s),
         **options,  # type: ignore[arg-type]
     )
     return made, store

@@ -179,9 +179,11 @@ async def finder_over(
     **settings: object,
 ) -> AsyncIterator[Here]:
     clock, metrics, limits = clock or SystemClock(), Metrics(), LimitsConfig()
-    async with opened(path / "data", short(**{"lease": 60.0, **settings})) as storage:
+    async with opened(path / "data", short(**{"lease": 600.0, **settings})) as storage:
         purges, used = storage.ledger.purges, [each.upstream for each in upstreams]
-        shared = UpstreamPool("me", storage, used, clock, purged=purges.blobs_among)
+        shared = UpstreamPool(
+            "me", storage, used, clock, presence_budget_s=60, purged=purges.blobs_among
+        )
         closures = ClosureChecker(storage, limits, clock, storage)
         prefetcher = Prefetcher(shared, limits, prefetch, metrics)
         finder = FederatedFinder(

@@ -83,7 +83,7 @@ async def test_a_reader_that_was_given_some_goes_on_from_storage(tmp_path: Path)
     pushed = False
     async with (
         node(tmp_path, up) as (store, storage, _),
-        asyncio.timeout(30),
+        asyncio.timeout(60),
         store.open_read(BLOB) as chunks,
     ):
         async for chunk in chunks:
@@ -100,7 +100,7 @@ async def test_p1_a_reader_that_was_given_other_bytes_is_told_and_not_given_the_
     up, there = upstream("a", Script(stall_at=SIZE // 2, flip_at=10))
     there.blobs[BLOB] = DATA
     got = bytearray()
-    async with node(tmp_path, up) as (store, storage, _), asyncio.timeout(30):
+    async with node(tmp_path, up) as (store, storage, _), asyncio.timeout(60):
         with pytest.raises(BlobDamaged):  # noqa: PT012 - it raises between chunks
             async with store.open_read(BLOB) as chunks:
                 async for chunk in chunks:

@@ -32,7 +32,7 @@ async def test_u11_who_comes_right_behind_the_last_reader_has_a_pull_of_its_own(
 ) -> None:
     up, there = upstream("a", Script(stall_at=SIZE // 10))
     there.blobs[BLOB] = DATA
-    async with node(tmp_path, up) as (store, _, _), asyncio.timeout(30):
+    async with node(tmp_path, up) as (store, _, _), asyncio.timeout(60):
         async with store.open_read(BLOB) as chunks:
             async for _ in chunks:
                 break
@@ -48,7 +48,7 @@ async def test_readers_do_not_wait_for_a_pull_that_failed_in_an_unforeseen_way(
 
     up, there = upstream("a")
     there.blobs[BLOB] = DATA
-    async with node(tmp_path, up) as (store, _, shared), asyncio.timeout(30):
+    async with node(tmp_path, up) as (store, _, shared), asyncio.timeout(60):
         monkeypatch.setattr(LocalIngest, "_write", broken)
         with pytest.raises(SourceUnavailable, match="stopped"):
             await read(store)

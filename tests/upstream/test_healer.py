@@ -103,7 +103,7 @@ async def site(
 
     async with opened(path, short()) as storage:
         clock = storage.core.clock
-        shared = UpstreamPool("me", storage, upstreams, clock)
+        shared = UpstreamPool("me", storage, upstreams, clock, presence_budget_s=60)
         healer = Healer(
             storage.lost, storage.fetching, shared, holders, metrics, clock, random.Random(1)
         )

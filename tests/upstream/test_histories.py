@@ -10,6 +10,7 @@ import asyncio
 import random
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -127,7 +128,7 @@ async def test_histories(tmp_path: Path, seeds: range) -> None:
 async def tell_history(path: Path, rng: random.Random) -> int:
     """Return how many blobs came."""
     history = History(rng)
-    options = {"memory": history.budget, "pulls_max": rng.choice([1, 256])}
+    options: dict[str, Any] = {"memory": history.budget, "pulls_max": rng.choice([1, 256])}
     async with (
         asyncio.timeout(60),
         node(path, *history.upstreams, **options) as (store, storage, shared),

@@ -44,7 +44,7 @@ async def here(
         return set(digests).intersection(purged)
 
     store, clock = MemoryStore(), ManualClock()
-    pool = UpstreamPool("me", store, upstreams, clock, purged=purged_among)
+    pool = UpstreamPool("me", store, upstreams, clock, presence_budget_s=60, purged=purged_among)
     try:
         yield Here(PinnedHoles(pool, holders, purged_among, clock), store, pool, clock)
     finally:

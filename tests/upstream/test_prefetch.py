@@ -92,7 +92,7 @@ async def test_prefetching_is_the_nodes_own_wish_whoever_asked(tmp_path: Path) -
 
 
 async def test_p7_entries_beyond_the_bound_are_dropped_oldest_first_and_counted() -> None:
-    shared = UpstreamPool("me", MemoryStore(), [], SystemClock())
+    shared = UpstreamPool("me", MemoryStore(), [], SystemClock(), presence_budget_s=60)
     metrics = Metrics()
     prefetcher = Prefetcher(shared, LimitsConfig(), "all", metrics, queued_max=2)
     for name in (b"1", b"2", b"3", b"4", b"5"):

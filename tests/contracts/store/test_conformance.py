@@ -50,7 +50,7 @@ async def pulling(path: Path) -> AsyncIterator[LocalStore]:
     """A node with an upstream, which has nothing."""
     nothing, _ = upstream("there")
     async with local(path) as here:
-        shared = UpstreamPool("here", here, [nothing], SystemClock())
+        shared = UpstreamPool("here", here, [nothing], SystemClock(), presence_budget_s=60)
         yield PullThrough(shared, includes_upstreams=True)
         await shared.close()
 
