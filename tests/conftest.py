@@ -136,8 +136,11 @@ def site_servers(postgres_server: Postgres) -> Iterator[SiteServers]:
 
 
 @pytest.fixture
-def site(site_servers: SiteServers) -> TestSite:
+def site(site_servers: SiteServers, monkeypatch: pytest.MonkeyPatch) -> TestSite:
     """A shared site that nobody has used."""
+    from tests.support.sites import wait_patiently  # not for quick tests, either
+
+    wait_patiently(monkeypatch)
     return site_servers.new_site()
 
 

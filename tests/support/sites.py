@@ -4,19 +4,37 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import pytest
+
 from federation.config.model import LimitsConfig, StorageConfig
 from federation.core.clock import SystemClock
 from federation.observability.metrics import Metrics
+from federation.storage.shared import opening
+from federation.storage.shared.catalogue import connections, leads
+from federation.storage.shared.catalogue.settings import CatalogueSettings
 from federation.storage.shared.storage import SharedStorage
 from tests.support.object_store import ACCESS_KEY, BUCKET, SECRET_KEY, S3Server, running
 from tests.support.postgres import Postgres, database_of
 from tests.support.quick import MEMORY
 
 GIB = 2**30
+_PATIENCE_S = 60
+
+
+def wait_patiently(patch: pytest.MonkeyPatch) -> None:
+    """Have nodes of this process wait longer than a busy machine, or one that stood still, takes.
+
+    For the database, and for a silent lead: two nodes of one process stand still together, and
+    then the one that goes on first would take the other for stopped.
+    """
+    patch.setattr(leads, "SILENT_S", _PATIENCE_S)
+    patch.setattr(connections, "CONNECT_S", _PATIENCE_S)
+    patch.setattr(opening, "CatalogueSettings", partial(CatalogueSettings, call_s=_PATIENCE_S))
 
 
 class SiteServers:

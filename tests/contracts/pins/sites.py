@@ -199,12 +199,15 @@ class NodesSite:
         """Return the node that leads the upkeep, and its lead."""
         from federation.storage.shared.catalogue.rows import SiteRole
 
-        def found() -> list[tuple[SharedStorage, Any]]:
-            leads = [(node, node.core.catalogue.leads.lead(SiteRole.UPKEEP)) for node in self.nodes]
-            return [(node, lead) for node, lead in leads if lead is not None]
+        found: list[tuple[SharedStorage, Any]] = []
 
-        await until(found, "a node leads the upkeep")
-        return found()[0]
+        def is_led() -> bool:
+            leads = [(node, node.core.catalogue.leads.lead(SiteRole.UPKEEP)) for node in self.nodes]
+            found.extend((node, lead) for node, lead in leads if lead is not None)
+            return bool(found)
+
+        await until(is_led, "a node leads the upkeep")
+        return found[0]
 
     async def settle(
         self, fetch: FetchBlobs | None = None, meanwhile: Action | None = None
@@ -272,7 +275,7 @@ async def in_directory(
 async def on_nodes(
     request: pytest.FixtureRequest, *, two_nodes: bool = False, **changes: object
 ) -> AsyncIterator[PinningSite]:
-    site: TestSite = request.getfixturevalue("site_servers").new_site()
+    site: TestSite = request.getfixturevalue("site")
     path: Path = request.getfixturevalue("tmp_path")
     keys = _site_keys(**changes)
     async with AsyncExitStack() as stack:

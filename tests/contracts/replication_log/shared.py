@@ -193,7 +193,7 @@ async def stored_site(site: TestSite, path: Path, *, two_nodes: bool) -> AsyncIt
 @asynccontextmanager
 async def shared_site(server: Postgres, *, two_nodes: bool) -> AsyncIterator[SharedSite]:
     url = server.new_database()
-    settings = CatalogueSettings(url, lease_s=3600, connections_max=3)
+    settings = CatalogueSettings(url, lease_s=3600, connections_max=3, call_s=60)
     clock = SystemClock()
     first = _Node(await open_catalogue(settings, clock, FailingWork()))
     second = _Node(await open_catalogue(settings, clock, FailingWork()))

@@ -185,7 +185,7 @@ async def stored(
     """A shared site whose nodes have caches and a bucket, too."""
     from tests.contracts.replication_log.shared import stored_site
 
-    made = request.getfixturevalue("site_servers").new_site()
+    made = request.getfixturevalue("site")
     path: Path = request.getfixturevalue("tmp_path")
     async with stored_site(made, path, two_nodes=two_nodes) as site:
         yield site

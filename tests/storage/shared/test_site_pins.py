@@ -90,6 +90,7 @@ async def test_another_lead_goes_on_and_the_one_before_notes_nothing_more(
         await before.step(lead)
     assert not (await report(pinning)).is_settled
     await pinning.nodes[0]._upkeep.close()
+    site.sql("UPDATE lead SET node = NULL WHERE role = 'upkeep'")  # that lead resigns
     async with site.node(tmp_path / "other", **KEYS) as other:
         moved = NodesSite(site, other, other)
         await moved.settle()
