@@ -30,6 +30,7 @@ import yaml
 from federation.core.clock import SystemClock
 from tests.support.guard import guarded
 from tests.support.polling import wait_until
+from tests.support.ports import hold_while
 from tests.support.samples import Samples
 from tests.support.transports import TRANSPORT
 from tests.support.warm import FEDERATION, WarmProcess, warm_commands, warm_nodes
@@ -259,8 +260,15 @@ class Node:
             raise AssertionError(
                 f"serve did not end within {timeout_s} s\n{self.log_tail}"
             ) from None
+        self._hold_ports()
         self._forget()
         return code
+
+    def _hold_ports(self) -> None:
+        for address in (*self.facts.get("listeners", ()), self.facts.get("http") or ""):
+            host, _, port = str(address).rpartition(":")
+            if host == "127.0.0.1":
+                hold_while(self, int(port))
 
     def close(self) -> None:
         """End the process and whatever it ran under, whatever state it is in."""
