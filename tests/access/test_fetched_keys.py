@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
+from federation.access import fetched_keys
 from federation.access.access import KeysOutdated, KeysUnknown
 from federation.access.authenticator import Authenticator
 from federation.access.fetched_keys import FetchedKeys
@@ -152,7 +153,10 @@ async def test_a_wrong_signature_causes_no_fetch() -> None:
         issuer.callers.rights_of(Shown(f"Bearer {token(OTHER_RSA, kid='old')}"))
 
 
-async def test_only_so_many_calls_wait_and_one_address_gets_half_of_the_places() -> None:
+async def test_only_so_many_calls_wait_and_one_address_gets_half_of_the_places(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(fetched_keys, "_WAIT_S", 60)  # a busy machine may stand still meanwhile
     issuer = Issuer(OLD)
     waiting: list[asyncio.Task[None]] = []
 

@@ -14,6 +14,7 @@ from structlog.testing import capture_logs
 from federation.config.storage import ObjectsConfig
 from federation.core.clock import SystemClock
 from federation.core.errors import SourceUnavailable, StorageRefused
+from federation.storage.shared import bucket_rules
 from federation.storage.shared.bucket_rules import refuse_expiry
 from tests.storage.shared.test_bucket_rules import EXPIRES, rules
 
@@ -24,6 +25,11 @@ PIECE_BYTES = 2000
 def _key(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+
+
+@pytest.fixture(autouse=True)
+def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bucket_rules, "_LIMIT_S", 60)  # a busy machine may stand still meanwhile
 
 
 async def in_pieces(body: bytes) -> AsyncIterator[bytes]:
