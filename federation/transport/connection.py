@@ -189,8 +189,8 @@ class Http2Connection(asyncio.BufferedProtocol):
         """Send what there is at the end of this turn of the loop: the answers of many calls."""
         if self._flush_at is not None or self._transport is None:
             return
-        # Most calls have nothing to send until their answer.
-        if self.session.has_output() or self._life.is_closing:
+        # Most calls have nothing to send until their answer. Who waits is told that a pause ended.
+        if self.session.has_output() or self.waiting or self._life.is_closing:
             self._flush_at = self._loop.call_soon(self._flush)
 
     def _flush(self) -> None:
@@ -201,9 +201,10 @@ class Http2Connection(asyncio.BufferedProtocol):
                 self.flush_soon()
                 break
             data = self.session.output(of_many=len(self.waiting) > _FEW_SENDERS)
-            is_all = not data or not self.session.has_output()
             self._write(data if self._tls is None else self._encrypted(data, self._tls))
             sent_bytes += len(data)
+            # What made the socket's buffer full is not on its way before that is taken.
+            is_all = not data or not (self.is_paused or self.session.has_output())
         self._count_buffered()
         if events := self.session.events():
             self._take(events)

@@ -139,3 +139,27 @@ async def test_records_of_tls_that_come_in_parts_are_no_flood(tmp_path: Path) ->
     assert client.state == "open"
     assert client.hits("connection.frames") == 0
     client.connection.connection_lost(None)
+
+
+class Sender:
+    """A call that waits until what it has sent is on its way."""
+
+    def __init__(self) -> None:
+        self.woken = 0
+
+    def wake_sender(self) -> None:
+        self.woken += 1
+
+
+async def test_who_sends_is_woken_when_the_socket_takes_more_though_nothing_is_left() -> None:
+    client, sender = Client(Site()), Sender()
+    client.socket._slow = True
+    client.connection.waiting.add(sender)
+    client.sends(PREFACE + frame(SETTINGS, 0, 0, b""))
+    await asyncio.sleep(0)
+    assert client.connection.is_paused  # by its settings, which are all that it has to send
+    assert not client.connection.session.has_output()
+    assert sender.woken == 0
+    client.connection.resume_writing()
+    await asyncio.sleep(0)
+    assert sender.woken == 1

@@ -29,6 +29,14 @@ TRANSPORT = [
         "Streams that are not read block others of their connection.",
     ),
     Mutant(
+        "http2-woken-late",
+        f"{_ROOM}/connection.py",
+        "if self.session.has_output() or self.waiting or self._life.is_closing:",
+        "if self.session.has_output() or self._life.is_closing:",
+        ("tests/transport/test_connection.py",),
+        "A call whose answer has left waits for ever once its client takes more.",
+    ),
+    Mutant(
         "http2-overhead",
         f"{_ROOM}/overhead.py",
         "return self._allowed_bytes >= 0",
