@@ -172,12 +172,4 @@ SHARED_SITE = [
         "A directory that only this node's cache has makes an action result whole.",
         marked="servers",
     ),
-    Mutant(
-        "socket-watched-again",
-        f"{_SHARED}/catalogue/socket_waits.py",
-        "        if self._is_watched:",
-        "        if True:",
-        ("tests/storage/shared/test_socket_waits.py",),
-        "The end of a broken connection to the database makes another socket deaf.",
-    ),
 ]

@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
 import psycopg
-from psycopg import AsyncConnection, abc, generators
+from psycopg import AsyncConnection, abc, generators, waiting
 from psycopg.abc import PQGen
 from psycopg.adapt import PyFormat, Transformer
 from psycopg.conninfo import conninfo_to_dict
@@ -24,7 +24,6 @@ from federation.core.errors import (
     StorageFull,
     StorageRefused,
 )
-from federation.storage.shared.catalogue.socket_waits import SocketWaits
 
 Row = tuple[Any, ...]
 CONNECT_S = 5
@@ -142,12 +141,10 @@ class DatabaseConnection(AsyncConnection[Row]):
         self, gen: PQGen[_T], interval: float = _WAKE_S, timeout: float | None = None
     ) -> _T:
         """See AsyncConnection."""
-        if timeout is not None:  # none of our calls: their limits are in DatabaseConnections
-            return await super().wait(gen, interval, timeout)
         try:
-            return await SocketWaits(gen, self.pgconn.socket).result()
-        except OSError as error:
-            raise psycopg.OperationalError("the connection's socket was closed") from error
+            return await waiting.wait_async(
+                gen, self.pgconn.socket, interval=interval, timeout=timeout
+            )
         except asyncio.CancelledError:
             self.pgconn.finish()
             raise
