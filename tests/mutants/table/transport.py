@@ -95,8 +95,8 @@ TRANSPORT = [
     Mutant(
         "http2-half-message",
         f"{_ROOM}/call.py",
-        "if not self._incoming.held_bytes:",
-        "if self._incoming.is_half_closed:",
+        "return incoming.is_half_closed and not incoming.held_bytes and not self.is_over",
+        "return incoming.is_half_closed and not self.is_over",
         ("tests/transport/test_server.py",),
         "An upload that breaks off within a message looks complete.",
     ),
