@@ -39,6 +39,11 @@ class LogLimit:
 _AGAIN_S = 60.0
 
 
+def once_a_minute(clock: Clock) -> LogLimit:
+    """Return a bound for a line that thousands of calls a minute would write."""
+    return LogLimit(clock, per_second=1 / _AGAIN_S, burst=1.0)
+
+
 class Complaints:
     """Logs lasting trouble when it begins, when it changes, and once a minute."""
 

@@ -17,6 +17,7 @@ from federation.core.errors import FederationError, SourceUnavailable
 from federation.core.tasks import Background
 from federation.core.uses import Use
 from federation.observability.metrics import Metrics
+from federation.observability.rate_limits import LogLimit, once_a_minute
 from federation.storage.access_times import Touches
 from federation.storage.blob_files import Damage
 from federation.storage.catalogue import purges
@@ -39,7 +40,6 @@ from federation.storage.timing import StoreClock, Timing
 
 _T = TypeVar("_T")
 _log = structlog.get_logger(__name__)
-_LOG_ROOM_EVERY_S = 60.0
 UsedPurge = tuple[purges.Name, int]  # a record, and when it was last used (store ms)
 # Invalid text is damage, too, and a failing disk is treated like a damaged catalogue.
 _DAMAGE = (apsw.CorruptError, apsw.NotADBError, apsw.IOError, UnicodeDecodeError)
@@ -71,8 +71,11 @@ class StorageContext:
     background: Background
     pressure: asyncio.Event = field(default_factory=asyncio.Event)  # set to evict now
     refused_ms: int | None = None  # when an upload was last refused for lack of room
-    room_logged_s: float | None = None  # when such a refusal was last logged
+    room_lines: LogLimit = field(init=False)  # in the log, about such refusals
     quarantines: dict[Digest, asyncio.Task[QuarantineOutcome]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.room_lines = once_a_minute(self.clock)
 
     def now_ms(self) -> int:
         """Return store time."""
@@ -126,10 +129,7 @@ class StorageContext:
         self.pressure.set()
 
     def _log_refusal(self) -> None:
-        now_s = self.clock.monotonic_s()
-        # A full node refuses thousands of uploads a minute.
-        if self.room_logged_s is None or now_s - self.room_logged_s > _LOG_ROOM_EVERY_S:
-            self.room_logged_s = now_s
+        if self.room_lines.admit() is not None:
             _log.warning(
                 "write_refused_for_room",
                 held_bytes=self.space.stored_bytes,

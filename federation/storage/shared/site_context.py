@@ -17,6 +17,7 @@ from federation.core.provenance import Provenance, Source
 from federation.core.tasks import Background
 from federation.core.uses import Use
 from federation.observability.metrics import Metrics
+from federation.observability.rate_limits import LogLimit, once_a_minute
 from federation.storage.breaker import DamageBreaker
 from federation.storage.catalogue.blobs import key_of
 from federation.storage.shared.cache_purges import CachePurges
@@ -31,7 +32,6 @@ _log = structlog.get_logger(__name__)
 FROM_SITE = Provenance(Source.UPSTREAM, origin="site")  # of what the cache has from the site
 _KEEPING_MAX = 32
 _MEASURE_EVERY_S = 1.0
-_LOG_ROOM_EVERY_S = 60.0  # a full site refuses thousands of uploads a minute
 
 
 @dataclass(slots=True)
@@ -53,7 +53,10 @@ class SiteContext:
     damage: DamageBreaker = field(default_factory=lambda: DamageBreaker("bucket"))
     background: Background = field(default_factory=Background)
     _keeping: int = 0  # batches of small blobs on their way to the cache
-    _room_logged_s: float | None = None
+    _room_lines: LogLimit = field(init=False)  # in the log, about a full site
+
+    def __post_init__(self) -> None:
+        self._room_lines = once_a_minute(self.clock)
 
     def cache_takes(self, size_bytes: int) -> bool:
         """Whether a blob may stay in the cache: half of what eviction leaves free is for uploads.
@@ -67,10 +70,8 @@ class SiteContext:
     def note_refusal(self, blobs: int = 1) -> None:
         """Record that blobs were refused for lack of room in the site's quota."""
         self.metrics.refused_for_room.inc(blobs)
-        now_s, last_s = self.clock.monotonic_s(), self._room_logged_s
-        if last_s is not None and now_s - last_s < _LOG_ROOM_EVERY_S:
+        if self._room_lines.admit() is None:
             return
-        self._room_logged_s = now_s
         _log.warning(
             "write_refused_for_room",
             held_bytes=self.catalogue.watch.totals().cost_bytes,
