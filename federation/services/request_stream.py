@@ -20,7 +20,7 @@ from federation.services.transport import CallEnded
 AHEAD_BYTES = 2**20
 AHEAD_MESSAGES = 256  # bounds what many tiny messages cost in objects
 
-_AT_ONCE = 2  # reads without a pump: of the only message, and of the end behind it
+_AT_ONCE = 2  # reads without a pump; an upload with more messages is read ahead
 
 _pumps = Background()
 

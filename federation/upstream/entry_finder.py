@@ -64,7 +64,7 @@ class Finder(Protocol):
     async def keys_like(self, prefixes: Sequence[EntryKey]) -> list[EntryKey]:
         """Return the keys of what is held here under names that begin with one of these names.
 
-        None while the index cannot be asked, as for find(). Is bounded as Index.get_like().
+        It is empty while the index cannot be asked, as for find(); bounded as Index.get_like().
         """
         ...
 

@@ -3,7 +3,7 @@
 Every call is one statement, and so one transaction, within a time limit; or two, of which the
 second does not wait for our answer to the first. A call goes on if its caller is cancelled, so that
 its connection can be used again; at the time limit the connection is closed instead. psycopg's
-pipeline mode is not used: it hangs on large arguments.
+own pipeline mode is not used, as it hangs on large arguments; two statements are sent by libpq's.
 
 A site may have more nodes than the server has room for all their connections. So connections that
 were not needed for a while are closed, and a node that gets no further one shares those it has.
@@ -36,7 +36,8 @@ from federation.storage.shared.catalogue.database_connection import (
 )
 
 SOURCE = "the site's database"
-T = TypeVar("T")
+
+_T = TypeVar("_T")
 
 _log = structlog.get_logger(__name__)
 
@@ -142,8 +143,8 @@ class DatabaseConnections:
         return await self._shielded(lambda one: one.run_both(first, second))
 
     async def _shielded(
-        self, work: Callable[[DatabaseConnection], Awaitable[T]], *, twice: bool = True
-    ) -> T:
+        self, work: Callable[[DatabaseConnection], Awaitable[_T]], *, twice: bool = True
+    ) -> _T:
         """Do it on some connection; it goes on if the caller is cancelled."""
         call = asyncio.ensure_future(self._do(work, twice=twice))
         self._calls.add(call)
@@ -172,7 +173,7 @@ class DatabaseConnections:
                 self._give_back(connection)
             await self._clock.sleep(_LOCKED_S)
 
-    async def _do(self, work: Callable[[DatabaseConnection], Awaitable[T]], *, twice: bool) -> T:
+    async def _do(self, work: Callable[[DatabaseConnection], Awaitable[_T]], *, twice: bool) -> _T:
         tries = 0
         while True:
             tries += 1
@@ -195,7 +196,7 @@ class DatabaseConnections:
             finally:
                 self._give_back(connection)
 
-    async def _in_time(self, work: Awaitable[T]) -> T:
+    async def _in_time(self, work: Awaitable[_T]) -> _T:
         try:
             async with asyncio.timeout(self._call_s):
                 return await work

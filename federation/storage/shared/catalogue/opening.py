@@ -74,8 +74,8 @@ async def open_site(connections: DatabaseConnections, *, may_create: bool) -> st
     except SourceUnavailable as error:
         needed = "; a node needs it to start" if may_create else ""
         trouble = connections.trouble  # says more than clients are told
-        reason = f"{SOURCE} unavailable: {trouble}" if trouble else str(error)
-        raise StorageRefused(f"{reason}{needed}") from error
+        told = SourceUnavailable(SOURCE, trouble) if trouble else error
+        raise StorageRefused(f"{told}{needed}") from error
     if trouble := too_old(schema, oldest):
         raise StorageRefused(trouble)
     return str(site_id)
